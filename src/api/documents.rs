@@ -1,0 +1,59 @@
+//! What the daemon says about itself.
+//!
+//! Owns health, readiness, metrics and the embedded documentation. It knows no timer beyond their number.
+
+use serde_json::json;
+
+use crate::api::answer::{self, JSON, document, unavailable};
+use crate::api::routes::Asset;
+use crate::limits::RETRY_AFTER_S;
+use crate::metrics::Metrics;
+use crate::wire::http::{Body, Response};
+
+/// `GET /health`: the process is alive. Counts every timer held, as the Python service did.
+pub fn health(timers: usize) -> Response {
+    let version = env!("CARGO_PKG_VERSION");
+    answer::json(
+        200,
+        &json!({ "status": "healthy", "timers_active": timers, "service": "timerd", "version": version }),
+    )
+}
+
+/// `GET /readiness`: commands can be carried out, or why not.
+pub fn readiness(timers: usize, degraded: Option<&str>) -> Response {
+    match degraded {
+        None => answer::json(200, &json!({ "ready": true, "database": "connected", "timers": timers })),
+        Some(why) => {
+            let body = json!({ "ready": false, "database": "disconnected", "detail": why, "timers": timers });
+            answer::json(503, &body).with("Retry-After", RETRY_AFTER_S.to_string())
+        }
+    }
+}
+
+/// `GET /metrics`, in the text format of OpenMetrics.
+pub fn metrics(metrics: &Metrics) -> Response {
+    match metrics.encode() {
+        Ok(text) => Response {
+            status: 200,
+            headers: Vec::new(),
+            content_type: Some("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+            body: Body::Bytes(text.into_bytes()),
+        },
+        Err(error) => unavailable(&error.to_string()),
+    }
+}
+
+/// `GET /openapi.json`.
+pub fn openapi() -> Response {
+    document(JSON, include_bytes!("../web/openapi.json"))
+}
+
+/// `GET /docs` and what that page loads.
+pub fn docs(asset: Asset) -> Response {
+    let page = match asset {
+        Asset::Page => document("text/html; charset=utf-8", include_bytes!("../web/docs.html")),
+        Asset::Script => document("text/javascript; charset=utf-8", include_bytes!("../web/docs.js")),
+        Asset::Style => document("text/css; charset=utf-8", include_bytes!("../web/docs.css")),
+    };
+    page.with("Cache-Control", "no-cache".to_owned())
+}

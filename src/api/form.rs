@@ -1,0 +1,394 @@
+//! Reading a request's body and query, and saying what is wrong with them.
+//!
+//! Owns the 422 of the contract: one entry for each fault, `loc` leading to it. A [`Form`] collects every fault of a
+//! body before anybody acts on it, so that nothing is half done. It knows field names and bounds only as arguments.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use crate::clock::WallMs;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    kind: &'static str,
+    loc: Vec<Value>,
+    msg: String,
+    input: Value,
+}
+
+impl Fault {
+    /// A fault of `kind` at `loc`, told in words.
+    pub fn new(kind: &'static str, loc: &[&str], msg: impl Into<String>) -> Self {
+        let loc = loc.iter().map(|part| json!(part)).collect();
+        Fault { kind, loc, msg: msg.into(), input: Value::Null }
+    }
+
+    /// Repeats what was given, as far as that is short.
+    fn of(mut self, input: &Value) -> Self {
+        const INPUT_BYTES_MAX: usize = 200;
+        let short = serde_json::to_string(input).is_ok_and(|text| text.len() <= INPUT_BYTES_MAX);
+        self.input = if short { input.clone() } else { json!("(long)") };
+        self
+    }
+
+    fn at(mut self, index: usize) -> Self {
+        self.loc.push(json!(index));
+        self
+    }
+}
+
+/// The contract's form of a list of faults.
+pub fn detail(faults: &[Fault]) -> Value {
+    let entry = |fault: &Fault| {
+        let mut entry = Map::new();
+        entry.insert("type".into(), json!(fault.kind));
+        entry.insert("loc".into(), Value::Array(fault.loc.clone()));
+        entry.insert("msg".into(), json!(fault.msg));
+        entry.insert("input".into(), fault.input.clone());
+        Value::Object(entry)
+    };
+    json!({ "detail": faults.iter().map(entry).collect::<Vec<_>>() })
+}
+
+/// Parses a whole body.
+///
+/// # Errors
+/// One fault, at `body`: not UTF-8, not JSON (NaN and lone surrogates are not), nested too deeply, or nothing at all.
+pub fn parse(body: &[u8]) -> Result<Value, Fault> {
+    if body.is_empty() {
+        return Err(Fault::new("missing", &["body"], "Field required"));
+    }
+    serde_json::from_slice(body).map_err(|error| {
+        let mut fault = Fault::new("json_invalid", &["body"], format!("JSON decode error: {error}"));
+        fault.loc.push(json!(error.column()));
+        fault
+    })
+}
+
+/// A body's object or a request's query, field by field.
+pub struct Form<'a> {
+    place: &'static str,
+    fields: &'a Map<String, Value>,
+    faults: Vec<Fault>,
+}
+
+impl<'a> Form<'a> {
+    /// The fields of a body, which must be an object.
+    ///
+    /// # Errors
+    /// One fault, at `body`, when it is something else.
+    pub fn body(body: &'a Value) -> Result<Self, Fault> {
+        match body {
+            Value::Object(fields) => Ok(Form { place: "body", fields, faults: Vec::new() }),
+            Value::Null => Err(Fault::new("missing", &["body"], "Field required")),
+            other => {
+                let msg = "Input should be a valid dictionary or object";
+                Err(Fault::new("model_attributes_type", &["body"], msg).of(other))
+            }
+        }
+    }
+
+    /// The fields of a query string.
+    pub fn query(fields: &'a Map<String, Value>) -> Self {
+        Form { place: "query", fields, faults: Vec::new() }
+    }
+
+    /// Nothing was wrong.
+    ///
+    /// # Errors
+    /// Every fault found.
+    pub fn done(self) -> Result<(), Vec<Fault>> {
+        if self.faults.is_empty() { Ok(()) } else { Err(self.faults) }
+    }
+
+    /// The field as it stands, if it is there.
+    pub fn raw(&self, name: &str) -> Option<&'a Value> {
+        self.fields.get(name)
+    }
+
+    /// Adds a fault at the field `name`.
+    pub fn fault(&mut self, kind: &'static str, name: &str, msg: impl Into<String>) {
+        let fault = Fault::new(kind, &[self.place, name], msg);
+        let fault = match self.raw(name) {
+            Some(input) => fault.of(input),
+            None => fault,
+        };
+        self.faults.push(fault);
+    }
+
+    /// A required whole number within `range`.
+    pub fn int(&mut self, name: &str, range: RangeInclusive<u32>) -> Option<u32> {
+        let Some(value) = self.raw(name) else {
+            self.fault("missing", name, "Field required");
+            return None;
+        };
+        match int(value, &range) {
+            Ok(number) => Some(number),
+            Err((kind, msg)) => {
+                self.fault(kind, name, msg);
+                None
+            }
+        }
+    }
+
+    /// A whole number within `range`; absent and `null` are alike.
+    pub fn int_or_null(&mut self, name: &str, range: RangeInclusive<u32>) -> Option<u32> {
+        self.raw(name).filter(|value| !value.is_null())?;
+        self.int(name, range)
+    }
+
+    /// Text of so many Unicode scalar values.
+    pub fn text(&mut self, name: &str, chars: RangeInclusive<usize>, default: &str) -> Arc<str> {
+        let value = match self.raw(name) {
+            None => return Arc::from(default),
+            Some(Value::String(text)) => text,
+            Some(_) => {
+                self.fault("string_type", name, "Input should be a valid string");
+                return Arc::from(default);
+            }
+        };
+        let count = value.chars().count();
+        if count < *chars.start() {
+            let msg = format!("String should have at least {} character", chars.start());
+            self.fault("string_too_short", name, msg);
+        } else if count > *chars.end() {
+            self.fault("string_too_long", name, format!("String should have at most {} characters", chars.end()));
+        }
+        Arc::from(value.as_str())
+    }
+
+    /// True or false; the words and numbers that the Python service took for them, too.
+    pub fn bool(&mut self, name: &str) -> bool {
+        let Some(value) = self.raw(name) else { return false };
+        let known = match value {
+            Value::Bool(flag) => Some(*flag),
+            Value::Number(number) => match number.as_f64() {
+                Some(0.0) => Some(false),
+                Some(1.0) => Some(true),
+                _ => None,
+            },
+            Value::String(text) => match text.to_ascii_lowercase().as_str() {
+                "1" | "true" | "t" | "yes" | "y" | "on" => Some(true),
+                "0" | "false" | "f" | "no" | "n" | "off" => Some(false),
+                _ => None,
+            },
+            _ => None,
+        };
+        known.unwrap_or_else(|| {
+            self.fault("bool_parsing", name, "Input should be a valid boolean");
+            false
+        })
+    }
+
+    /// A list of at most `count` whole numbers within `range`, in the order given, repeats dropped.
+    pub fn ints(&mut self, name: &str, count: usize, range: RangeInclusive<u32>, default: &[u32]) -> Arc<[u32]> {
+        let list = match self.raw(name) {
+            None => return Arc::from(default),
+            Some(Value::Array(list)) => list,
+            Some(_) => {
+                self.fault("list_type", name, "Input should be a valid list");
+                return Arc::from(default);
+            }
+        };
+        if list.len() > count {
+            let msg = format!("List should have at most {count} items after validation, not {}", list.len());
+            self.fault("too_long", name, msg);
+            return Arc::from(default);
+        }
+        let mut numbers = Vec::with_capacity(list.len());
+        for (index, value) in list.iter().enumerate() {
+            match int(value, &range) {
+                Ok(number) if numbers.contains(&number) => {}
+                Ok(number) => numbers.push(number),
+                Err((kind, msg)) => {
+                    self.faults.push(Fault::new(kind, &[self.place, name], msg).at(index).of(value));
+                }
+            }
+        }
+        Arc::from(numbers)
+    }
+
+    /// An instant in the form of RFC 3339, cut to its millisecond; absent and `null` are alike.
+    pub fn instant_or_null(&mut self, name: &str) -> Option<WallMs> {
+        let value = self.raw(name).filter(|value| !value.is_null())?;
+        let instant = value.as_str().and_then(instant);
+        if instant.is_none() {
+            let msg = "Input should be an RFC 3339 time such as 2026-02-01T09:00:00Z";
+            self.fault("datetime_parsing", name, msg);
+        }
+        instant
+    }
+}
+
+/// A list of at most `count` strings at `loc`, every fault of it collected.
+///
+/// # Errors
+/// Not a list, too long, or an element that is no string.
+pub fn strings<'a>(value: &'a Value, loc: &[&str], count: usize) -> Result<Vec<&'a str>, Vec<Fault>> {
+    let Value::Array(list) = value else {
+        return Err(vec![Fault::new("list_type", loc, "Input should be a valid list").of(value)]);
+    };
+    if list.len() > count {
+        let msg = format!("List should have at most {count} items after validation, not {}", list.len());
+        return Err(vec![Fault::new("too_long", loc, msg)]);
+    }
+    let fault = |(index, value): (usize, &Value)| {
+        Fault::new("string_type", loc, "Input should be a valid string").at(index).of(value)
+    };
+    let faults: Vec<Fault> = list.iter().enumerate().filter(|(_, value)| !value.is_string()).map(fault).collect();
+    if faults.is_empty() { Ok(list.iter().filter_map(Value::as_str).collect()) } else { Err(faults) }
+}
+
+/// The fields of a query string, decoded; of a repeated one the last counts.
+pub fn query(raw: &str) -> Map<String, Value> {
+    let pairs = raw.split('&').filter(|pair| !pair.is_empty());
+    let split = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let decode = |text: &str| percent_decode(&text.replace('+', " "));
+    split.map(|(name, value)| (decode(name), Value::String(decode(value)))).collect()
+}
+
+/// `%41` becomes `A` (RFC 3986, section 2.1); what is not UTF-8 afterwards becomes U+FFFD.
+pub fn percent_decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = (bytes[at] == b'%').then(|| text.get(at + 1..at + 3)).flatten();
+        let byte = hex.filter(|hex| hex.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        match byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                decoded.push(byte);
+                at += 3;
+            }
+            None => {
+                decoded.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+/// A whole number within `range`, in the forms the Python service took: `300`, `300.0`, `"300"`.
+fn int(value: &Value, range: &RangeInclusive<u32>) -> Result<u32, (&'static str, String)> {
+    let number = match value {
+        Value::Number(number) => number.as_f64().filter(|number| number.is_finite()),
+        Value::String(text) => {
+            let text = text.trim();
+            let whole = text.split_once('.').filter(|(_, rest)| rest.bytes().all(|byte| byte == b'0'));
+            let digits = whole.map_or(text, |(whole, _)| whole);
+            let plain = digits.strip_prefix(['-', '+']).unwrap_or(digits);
+            let number = plain.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
+            let msg = "Input should be a valid integer, unable to parse string as an integer";
+            return bounded(number.ok_or(("int_parsing", msg.to_owned()))?, range);
+        }
+        _ => None,
+    };
+    let number = number.ok_or(("int_type", "Input should be a valid integer".to_owned()))?;
+    if number.fract() != 0.0 {
+        let msg = "Input should be a valid integer, got a number with a fractional part";
+        return Err(("int_from_float", msg.to_owned()));
+    }
+    bounded(number, range)
+}
+
+fn bounded(number: f64, range: &RangeInclusive<u32>) -> Result<u32, (&'static str, String)> {
+    if number < f64::from(*range.start()) {
+        return Err(("greater_than_equal", format!("Input should be greater than or equal to {}", range.start())));
+    }
+    if number > f64::from(*range.end()) {
+        return Err(("less_than_equal", format!("Input should be less than or equal to {}", range.end())));
+    }
+    // A whole number between two u32: the cast is exact.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked just above")]
+    Ok(number as u32)
+}
+
+/// RFC 3339, section 5.6: a full date, `T`, a full time and an offset; nothing of what else may name an instant.
+fn instant(text: &str) -> Option<WallMs> {
+    let bytes = text.as_bytes();
+    let shape = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
+    let shaped = bytes.len() >= 20 && shape.iter().all(|(at, byte)| bytes.get(*at) == Some(byte));
+    let offset = text.ends_with(['Z', 'z']) || bytes.get(bytes.len().wrapping_sub(3)) == Some(&b':');
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || b"-:+.TtZz ".contains(&byte));
+    if !(shaped && offset && plain) {
+        return None;
+    }
+    text.parse::<jiff::Timestamp>().ok().map(|instant| WallMs::from_ms(instant.as_millisecond()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_in_every_form_the_python_service_took() {
+        for (text, want) in [
+            ("300", Some(300)),
+            ("300.0", Some(300)),
+            ("3e2", Some(300)),
+            ("\"300\"", Some(300)),
+            ("\" 7 \"", Some(7)),
+            ("\"5.0\"", Some(5)),
+            ("1", Some(1)),
+            ("true", None),
+            ("null", None),
+            ("1.5", None),
+            ("\"1.5\"", None),
+            ("\"\"", None),
+            ("\"0x10\"", None),
+            ("\"+\"", None),
+            ("0", None),
+            ("-1", None),
+            ("86401", None),
+            ("1000000000000000000000000000000", None),
+            ("\"99999999999999999999999999\"", None),
+            ("[]", None),
+        ] {
+            let value: Value = serde_json::from_str(text).unwrap();
+            assert_eq!(int(&value, &(1..=86_400)).ok(), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn instants_are_rfc_3339_and_nothing_else() {
+        let ms = |text| instant(text).map(WallMs::ms);
+        assert_eq!(ms("1970-01-01T00:00:01.2345Z"), Some(1_234));
+        assert_eq!(ms("1970-01-01T01:00:01+01:00"), Some(1_000));
+        assert_eq!(ms("1970-01-01t00:00:01z"), Some(1_000));
+        for text in [
+            "",
+            "tomorrow",
+            "1970-01-01",
+            "1970-01-01T00:00:01",
+            "19700101T000001Z",
+            "1970-01-01T00:00:01Z[UTC]",
+            "1970-13-01T00:00:00Z",
+            "1970-01-01T25:00:00Z",
+            "1970-01-01T00:00Z",
+        ] {
+            assert_eq!(ms(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn queries_are_decoded_and_the_last_of_a_name_counts() {
+        let fields = query("state=running&x=%41+b&&flag&state=paused&bad=%zz%4");
+        assert_eq!(fields.get("state"), Some(&json!("paused")));
+        assert_eq!(fields.get("x"), Some(&json!("A b")));
+        assert_eq!(fields.get("flag"), Some(&json!("")));
+        assert_eq!(fields.get("bad"), Some(&json!("%zz%4")));
+    }
+
+    #[test]
+    fn a_body_that_is_not_json_is_one_fault() {
+        for body in [&b"{"[..], b"\xff\xfe", b"{\"a\":NaN}", br#"{"a":"\ud800"}"#, b"{} tail", b"", b"{\"a\":05}"] {
+            assert!(parse(body).is_err(), "{body:?}");
+        }
+        let deep = [vec![b'['; 1000], vec![b']'; 1000]].concat();
+        assert!(parse(&deep).is_err());
+    }
+}

@@ -1,0 +1,506 @@
+//! The API: requests into commands, verdicts and messages into JSON.
+//!
+//! Owns the contract's order of checks (route, method, key, role, body, existence, precondition, state) and everything
+//! that is JSON. It knows no connection and no socket: it takes a whole request and the [`World`], and gives an
+//! [`Outcome`] that the hub carries out. The only room that knows serde.
+
+pub mod answer;
+pub mod chance;
+pub mod documents;
+pub mod form;
+pub mod guard;
+pub mod precondition;
+pub mod routes;
+pub mod time;
+pub mod timers;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::clock::Now;
+use crate::domain::Engine;
+use crate::domain::disk::{Answer as Answered, Query};
+use crate::domain::effects::Topic;
+use crate::domain::history::Actor;
+use crate::domain::replays::{Known, Replay, Stub};
+use crate::domain::staged::Hold;
+use crate::domain::timers::{Blueprint, Verdict};
+use crate::keys::Role;
+use crate::limits::*;
+use crate::metrics::Metrics;
+use crate::wire::http::{Head, Request, Response};
+use crate::wire::ws;
+use answer::{error_text, faults, unavailable};
+use chance::Chance;
+use form::Fault;
+use guard::{Barred, Caller, Guard};
+use precondition::IfMatch;
+use routes::{Access, Method, Route, Routes, allow};
+
+/// What a request may touch.
+pub struct World<'a> {
+    /// The time of this turn.
+    pub now: Now,
+    /// Everything that is true.
+    pub engine: &'a mut Engine,
+    /// Where ids come from.
+    pub chance: &'a mut Chance,
+    /// How many clients of a topic count against its limit.
+    pub clients: &'a dyn Fn(Topic) -> u32,
+    /// Why commands cannot be carried out, while that is so.
+    pub degraded: Option<&'a str>,
+    /// What is counted.
+    pub metrics: &'a Metrics,
+}
+
+/// What is to be done about a request.
+pub enum Outcome {
+    /// Send this, when the batch it tells of is durable.
+    Answer(Response, Hold),
+    /// Ask the disk, when the batch it asks about is durable, and render what it says.
+    Ask(Query, Hold),
+    /// Complete the upgrade with these bytes, then open the socket.
+    Upgrade(Vec<u8>, Socket),
+}
+
+/// What is on the other side of a completed upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Socket {
+    /// The messages of one timer.
+    Timer {
+        /// Which.
+        serial: u32,
+        /// Whether it takes one of the timer's places: an instructor's does not.
+        counted: bool,
+    },
+    /// Whatever is said comes back.
+    Echo,
+    /// A close frame: a browser cannot read an HTTP status here.
+    Refused(u16, &'static str),
+}
+
+/// The API's rules, fixed at start but for the keys.
+pub struct Api {
+    /// Who may ask.
+    pub guard: Guard,
+    routes: Routes,
+    clients_per_timer: u32,
+    common: String,
+}
+
+impl Api {
+    /// The API under these rules.
+    ///
+    /// # Errors
+    /// When the table of routes contradicts itself.
+    pub fn new(guard: Guard, clients_per_timer: u32) -> Result<Self, matchit::InsertError> {
+        let mut common = String::from(
+            "X-Content-Type-Options: nosniff\r\n\
+             X-Frame-Options: DENY\r\n\
+             X-XSS-Protection: 1; mode=block\r\n\
+             Referrer-Policy: strict-origin-when-cross-origin\r\n\
+             Content-Security-Policy: default-src 'self'\r\n\
+             Access-Control-Expose-Headers: ETag, Location, Retry-After\r\n",
+        );
+        if guard.origins.is_empty() {
+            common.push_str("Access-Control-Allow-Origin: *\r\n");
+        }
+        Ok(Api { guard, routes: Routes::new()?, clients_per_timer, common })
+    }
+
+    /// The header lines of every answer.
+    pub fn common(&self) -> &str {
+        &self.common
+    }
+
+    /// Bytes that the body of this request may have.
+    pub fn body_bytes_max(&self, _head: &Head) -> usize {
+        BODY_BYTES_MAX
+    }
+
+    /// Whether a body is worth sending: the final answer, if it can be told from the head alone.
+    pub fn judge(&self, head: &Head) -> Option<Response> {
+        match self.admit(head) {
+            Ok(_) => None,
+            Err(response) => Some(self.finish(head, response)),
+        }
+    }
+
+    /// Answers a whole request.
+    pub fn handle(&self, request: &Request, world: &mut World<'_>) -> Outcome {
+        let outcome = match self.admit(&request.head) {
+            Err(response) => Outcome::Answer(response, Hold::Nothing),
+            Ok(Admitted { route, id, caller }) => self.dispatch(route, &id, &caller, request, world),
+        };
+        match outcome {
+            Outcome::Answer(response, hold) => Outcome::Answer(self.finish(&request.head, response), hold),
+            other => other,
+        }
+    }
+
+    /// Answers with what the disk said to `query`.
+    pub fn render(&self, head: &Head, answered: Result<Answered, String>) -> Response {
+        let response = match answered {
+            Ok(Answered::History(Some(entries))) => timers::history(&entries),
+            Ok(Answered::History(None)) => timers::not_found(),
+            Ok(Answered::Replay(Some(replay))) => replayed(replay),
+            Ok(Answered::Replay(None)) => unavailable("The first answer is no longer kept"),
+            Err(why) => unavailable(&format!("The store cannot be read: {why}")),
+        };
+        self.finish(head, response)
+    }
+
+    /// An answer that belongs to no route: to a fault, or from a server that is full.
+    pub fn finish(&self, head: &Head, response: Response) -> Response {
+        let response = match self.guard.allow_origin(head) {
+            Some(origin) if origin != "*" => {
+                response.with("Access-Control-Allow-Origin", origin.to_owned()).with("Vary", "Origin".to_owned())
+            }
+            _ => response,
+        };
+        if response.headers.iter().any(|(name, _)| *name == "Cache-Control") {
+            response
+        } else {
+            response.with("Cache-Control", "no-store".to_owned())
+        }
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // The checks that need no body: 404, 405, 426, 401, 403.
+
+    fn admit(&self, head: &Head) -> Result<Admitted, Response> {
+        let preflight = head.method == "OPTIONS"
+            && head.header("origin").is_some()
+            && head.header("access-control-request-method").is_some();
+        if preflight {
+            return Err(self.preflight(head));
+        }
+        let Some((row, id)) = self.routes.find(&head.path) else {
+            return Err(error_text(404, "Not Found"));
+        };
+        let method = match head.method.as_str() {
+            "GET" | "HEAD" => Some(Method::Get),
+            "POST" => Some(Method::Post),
+            "DELETE" => Some(Method::Delete),
+            "OPTIONS" => return Err(answer::no_content().with("Allow", allow(row))),
+            _ => None,
+        };
+        let Some((_, access)) = row.2.iter().find(|(known, _)| Some(*known) == method) else {
+            return Err(error_text(405, "Method Not Allowed").with("Allow", allow(row)));
+        };
+        let socket = matches!(row.1, Route::TimerSocket | Route::EchoSocket);
+        if socket && !ws::wants_upgrade(head) {
+            let text = "This path is a WebSocket";
+            return Err(error_text(426, text)
+                .with("Upgrade", "websocket".to_owned())
+                .with("Connection", "Upgrade".to_owned()));
+        }
+        if !socket && ws::wants_upgrade(head) {
+            return Err(error_text(400, "This path is no WebSocket"));
+        }
+        let caller = self.guard.caller(head, socket);
+        // A socket is refused by a close code, once it is open.
+        match self.guard.admit(&caller, if socket { Access::Open } else { *access }) {
+            Ok(()) => {}
+            Err(Barred::Unknown) => {
+                return Err(error_text(401, "Invalid or missing API key")
+                    .with("WWW-Authenticate", "Bearer".to_owned()));
+            }
+            Err(Barred::TooSmall) => return Err(error_text(403, "This key's role does not allow that")),
+        }
+        let id = form::percent_decode(id);
+        let route = row.1;
+        Ok(Admitted { route, id, caller })
+    }
+
+    fn preflight(&self, head: &Head) -> Response {
+        if self.guard.allow_origin(head).is_none() {
+            return error_text(403, "Origin not allowed");
+        }
+        let asked = head.headers("access-control-request-headers").collect::<Vec<_>>().join(", ");
+        answer::no_content()
+            .with("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned())
+            .with("Access-Control-Allow-Headers", if asked.is_empty() { "*".to_owned() } else { asked })
+            .with("Access-Control-Max-Age", PREFLIGHT_AGE_S.to_string())
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+
+    fn dispatch(
+        &self,
+        route: Route,
+        id: &str,
+        caller: &Caller,
+        request: &Request,
+        world: &mut World<'_>,
+    ) -> Outcome {
+        let head = &request.head;
+        let is = |method: &str| head.method == method;
+        let done = match route {
+            Route::Health => Ok(documents::health(world.engine.timers.len())),
+            Route::Readiness => Ok(documents::readiness(world.engine.timers.len(), world.degraded)),
+            Route::Metrics => Ok(documents::metrics(world.metrics)),
+            Route::OpenApi => Ok(documents::openapi()),
+            Route::Docs(asset) => Ok(documents::docs(asset)),
+            Route::Timers if !is("POST") => self.list(&head.query, world),
+            Route::Timer if !is("DELETE") => Ok(self.read(id, world)),
+            Route::TimerHistory => {
+                return match timers::history_page(&head.query) {
+                    Ok((after, limit)) if id.chars().count() <= ID_CHARS_MAX => {
+                        Outcome::Ask(Query::History { timer: id.into(), after, limit }, Hold::Nothing)
+                    }
+                    Ok(_) => Outcome::Answer(timers::not_found(), Hold::Nothing),
+                    Err(found) => Outcome::Answer(faults(&found), Hold::Nothing),
+                };
+            }
+            Route::TimerSocket | Route::EchoSocket => return self.upgrade(route, id, caller, head, world),
+            Route::Timers | Route::Timer | Route::TimerControl | Route::TimersBulk(_) => {
+                return self.change(route, id, &caller.actor, request, world);
+            }
+        };
+        Outcome::Answer(done.unwrap_or_else(|found| faults(&found)), Hold::Nothing)
+    }
+
+    fn list(&self, query: &str, world: &mut World<'_>) -> Result<Response, Vec<Fault>> {
+        let wanted = timers::state_filter(query)?;
+        let Engine { timers: all, fx, .. } = &mut *world.engine;
+        let second = all.second();
+        let shown = all.shown_all(world.now, fx).filter(|timer| wanted.is_none_or(|state| timer.state == state));
+        let objects: Vec<_> = shown
+            .map(|timer| timers::object(timer, world.now, second, (world.clients)(Topic::Timer(timer.serial))))
+            .collect();
+        Ok(answer::json(200, &objects))
+    }
+
+    fn read(&self, id: &str, world: &mut World<'_>) -> Response {
+        let Engine { timers: all, fx, .. } = &mut *world.engine;
+        let second = all.second();
+        match all.shown(world.now, id, fx) {
+            Some(timer) => {
+                let clients = (world.clients)(Topic::Timer(timer.serial));
+                answer::json(200, &timers::object(timer, world.now, second, clients))
+                    .with("ETag", timers::etag(timer.revision))
+            }
+            None => timers::not_found(),
+        }
+    }
+
+    fn upgrade(&self, route: Route, id: &str, caller: &Caller, head: &Head, world: &mut World<'_>) -> Outcome {
+        let accept = match ws::handshake(head, &self.common) {
+            Ok(accept) => accept,
+            Err(fault) => {
+                let mut response = error_text(fault.status(), fault.detail());
+                response.headers.extend(fault.headers().iter().map(|(name, value)| (*name, (*value).to_owned())));
+                return Outcome::Answer(response, Hold::Nothing);
+            }
+        };
+        let socket = if !self.guard.admits_socket_from(head) {
+            Socket::Refused(4009, "Origin not allowed")
+        } else if route == Route::EchoSocket {
+            Socket::Echo
+        } else if self.guard.admit(caller, Access::Key(Role::Viewer)).is_err() {
+            Socket::Refused(4001, "Unauthorized")
+        } else {
+            let Engine { timers: all, fx, .. } = &mut *world.engine;
+            let counted = caller.role.is_none_or(|role| role < Role::Instructor);
+            match all.shown(world.now, id, fx).map(|timer| timer.serial) {
+                None => Socket::Refused(4004, "Timer not found"),
+                Some(serial) if counted && (world.clients)(Topic::Timer(serial)) >= self.clients_per_timer => {
+                    Socket::Refused(4029, "Too many connections")
+                }
+                Some(serial) => Socket::Timer { serial, counted },
+            }
+        };
+        Outcome::Upgrade(accept, socket)
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // Changes: everything that is checked before anything is done, then done at once.
+
+    fn change(&self, route: Route, id: &str, actor: &Actor, request: &Request, world: &mut World<'_>) -> Outcome {
+        let head = &request.head;
+        let now = |response| Outcome::Answer(response, Hold::Nothing);
+        let is_post = head.method == "POST";
+        if is_post && let Some(refused) = refused_content_type(request) {
+            return now(refused);
+        }
+        let stub = match is_post.then(|| idempotency_stub(request, actor, world.now)).transpose() {
+            Ok(stub) => stub.flatten(),
+            Err(fault) => return now(faults(&[fault])),
+        };
+        if let Some(stub) = &stub {
+            match world.engine.replays.look_up(world.now, &stub.key, &stub.body) {
+                Known::Fresh => {}
+                Known::Twin(hold) => return Outcome::Ask(Query::Replay(stub.key), hold),
+                Known::Other => {
+                    let msg = "This key was used with another body";
+                    return now(faults(&[Fault::new("idempotency_conflict", &["header", "idempotency-key"], msg)]));
+                }
+            }
+        }
+        let command = match Command::read(route, request, world.now) {
+            Ok(command) => command,
+            Err(found) => return now(faults(&found)),
+        };
+        let expected = match IfMatch::read(head) {
+            Ok(expected) => expected,
+            Err(text) => return now(error_text(400, text)),
+        };
+        if let Some(why) = world.degraded {
+            return now(unavailable(why));
+        }
+        if world.engine.fx.gathered() >= BATCH_RECORDS_MAX {
+            return now(unavailable("Too many changes at once: nothing was changed"));
+        }
+        let Done { response, hold, changed } = self.carry_out(command, id, &expected, actor, world);
+        if let Some(stub) = stub.filter(|_| changed) {
+            let kept = response.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            let body = response.body.as_bytes().into();
+            let replay = Replay { stub, status: response.status, headers: kept, body };
+            world.engine.replays.stage(replay, &mut world.engine.fx);
+        }
+        Outcome::Answer(response, hold)
+    }
+
+    fn carry_out(
+        &self,
+        command: Command,
+        id: &str,
+        expected: &IfMatch,
+        actor: &Actor,
+        world: &mut World<'_>,
+    ) -> Done {
+        let now = world.now;
+        let Engine { timers: all, fx, .. } = &mut *world.engine;
+        let second = all.second();
+        let matches = |revision| expected.admits(revision);
+        let single = |verdict: Verdict, status| {
+            let response = match &verdict.outcome {
+                Ok(_) if status == 204 => answer::no_content(),
+                Ok(timer) => {
+                    let clients = (world.clients)(Topic::Timer(timer.serial));
+                    answer::json(status, &timers::object(timer, now, second, clients))
+                        .with("ETag", timers::etag(timer.revision))
+                }
+                Err(refusal) => timers::refused(refusal),
+            };
+            Done { changed: verdict.outcome.is_ok(), hold: verdict.hold, response }
+        };
+        match command {
+            Command::Create(plan) => {
+                let verdict = all.create(now, plan, world.chance.next_u32(), actor, fx);
+                let location = verdict.outcome.as_ref().ok().map(|timer| format!("/timers/{}", timer.id));
+                let mut done = single(verdict, 201);
+                if let Some(location) = location {
+                    done.response = done.response.with("Location", location);
+                }
+                done
+            }
+            Command::Control(Some(action)) => single(all.control(now, id, action, &matches, actor, fx), 200),
+            Command::Control(None) => {
+                // An extension that does not say by how much: existence is judged before that, and so is If-Match.
+                let found = all.judge(now, id, &matches, fx);
+                let hold = found.hold;
+                let response = match found.outcome {
+                    Ok(_) => error_text(400, "extend_seconds required for extend action"),
+                    Err(refusal) => timers::refused(&refusal),
+                };
+                Done { response, hold, changed: false }
+            }
+            Command::Delete => single(all.delete(now, id, &matches, actor, fx), 204),
+            Command::Bulk(ids, action) => {
+                let mut hold = Hold::Nothing;
+                let any = |_| true;
+                let mut lines = Vec::with_capacity(ids.len());
+                for id in &ids {
+                    let verdict = match action {
+                        Some(action) => all.control(now, id, action, &any, actor, fx),
+                        None => all.delete(now, id, &any, actor, fx),
+                    };
+                    hold = hold.max(verdict.hold);
+                    lines.push(timers::bulk_line(id, action, &verdict.outcome));
+                }
+                let changed = lines.iter().any(|line| line.success);
+                Done { response: answer::json(200, &lines), hold, changed }
+            }
+        }
+    }
+}
+
+/// A request that may be asked.
+struct Admitted {
+    route: Route,
+    id: String,
+    caller: Caller,
+}
+
+/// What came of a command.
+struct Done {
+    response: Response,
+    hold: Hold,
+    changed: bool,
+}
+
+/// A change, checked as far as that needs no timer.
+enum Command {
+    Create(Blueprint),
+    Control(Option<crate::domain::timers::Action>),
+    Delete,
+    Bulk(Vec<String>, Option<crate::domain::timers::Action>),
+}
+
+impl Command {
+    fn read(route: Route, request: &Request, now: Now) -> Result<Self, Vec<Fault>> {
+        if route == Route::Timer {
+            return Ok(Command::Delete);
+        }
+        let body = form::parse(&request.body).map_err(|fault| vec![fault])?;
+        match route {
+            Route::TimersBulk(op) => {
+                let call = timers::bulk(op, &body, &request.head.query)?;
+                Ok(Command::Bulk(call.ids.into_iter().map(str::to_owned).collect(), call.action))
+            }
+            Route::TimerControl => timers::control(&body).map(Command::Control),
+            _ => timers::blueprint(&body, now).map(Command::Create),
+        }
+    }
+}
+
+/// 415 for a body that says it is something else; one that says nothing is taken as JSON.
+fn refused_content_type(request: &Request) -> Option<Response> {
+    let kind = request.head.header("content-type")?;
+    let kind = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    let is_json = kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
+    if is_json || kind.is_empty() || request.body.is_empty() {
+        return None;
+    }
+    Some(error_text(415, "Send JSON, with the header Content-Type: application/json"))
+}
+
+/// What identifies a request that may be sent twice.
+fn idempotency_stub(request: &Request, actor: &Actor, now: Now) -> Result<Option<Stub>, Fault> {
+    let mut given = request.head.headers("idempotency-key");
+    let Some(key) = given.next() else { return Ok(None) };
+    let sound = (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()) && key.bytes().all(|b| (0x20..0x7f).contains(&b));
+    if !sound || given.next().is_some() {
+        let msg = format!("Idempotency-Key should be 1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable ASCII characters");
+        return Err(Fault::new("value_error", &["header", "idempotency-key"], msg));
+    }
+    let Head { path, query, .. } = &request.head;
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let mut whose = Sha256::new();
+    for part in [&**actor, path, query.as_str(), key] {
+        whose.update(part.len().to_le_bytes());
+        whose.update(part);
+    }
+    let body = Sha256::digest(&request.body).into();
+    Ok(Some(Stub { key: whose.finalize().into(), body, at: now.wall }))
+}
+
+fn replayed(replay: Replay) -> Response {
+    let mut response = answer::json_bytes(replay.status, replay.body.to_vec());
+    for (name, value) in replay.headers {
+        let known = ["ETag", "Location"].into_iter().find(|known| *known == name);
+        response.headers.extend(known.map(|name| (name, value)));
+    }
+    response.with("Idempotency-Replayed", "true".to_owned())
+}

@@ -1,0 +1,180 @@
+//! Paths and methods: what there is to ask for, and which role may ask.
+//!
+//! Owns the one table of routes. It knows no handler: the room's `match` on [`Route`] is the whole dispatch.
+
+use crate::keys::Role;
+
+/// Everything that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// The process is alive.
+    Health,
+    /// The process can do its work.
+    Readiness,
+    /// Counters for a monitoring system.
+    Metrics,
+    /// The API's description.
+    OpenApi,
+    /// The page that shows it, and what that page loads.
+    Docs(Asset),
+    /// All timers.
+    Timers,
+    /// One timer.
+    Timer,
+    /// An action on one timer.
+    TimerControl,
+    /// What happened to one timer.
+    TimerHistory,
+    /// One action on many timers.
+    TimersBulk(Bulk),
+    /// The WebSocket of one timer.
+    TimerSocket,
+    /// The WebSocket of protocol conformance runs.
+    EchoSocket,
+}
+
+/// A file of the documentation page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asset {
+    /// The page itself.
+    Page,
+    /// Its script.
+    Script,
+    /// Its style sheet.
+    Style,
+}
+
+/// What a bulk call does to each of its timers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bulk {
+    /// As the single action of that name.
+    Start,
+    /// As the single action of that name.
+    Pause,
+    /// As the single action of that name.
+    Resume,
+    /// As the single action of that name.
+    Stop,
+    /// As the single action of that name.
+    Extend,
+    /// As `DELETE`.
+    Delete,
+}
+
+/// Who may use a method of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody, key or not.
+    Open,
+    /// Whoever has a key of this role or a greater one, when keys are required.
+    Key(Role),
+}
+
+/// A method that routes know. HEAD is GET without the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their names say it")]
+pub enum Method {
+    Get,
+    Post,
+    Delete,
+}
+
+const GET: Method = Method::Get;
+const POST: Method = Method::Post;
+const DELETE: Method = Method::Delete;
+const VIEWER: Access = Access::Key(Role::Viewer);
+const INSTRUCTOR: Access = Access::Key(Role::Instructor);
+const ADMIN: Access = Access::Key(Role::Admin);
+
+/// One path of the table: its route, and its methods with who may use them.
+pub type Row = (&'static str, Route, &'static [(Method, Access)]);
+
+const TABLE: &[Row] = &[
+    ("/health", Route::Health, &[(GET, Access::Open)]),
+    ("/readiness", Route::Readiness, &[(GET, Access::Open)]),
+    ("/metrics", Route::Metrics, &[(GET, ADMIN)]),
+    ("/openapi.json", Route::OpenApi, &[(GET, Access::Open)]),
+    ("/docs", Route::Docs(Asset::Page), &[(GET, Access::Open)]),
+    ("/docs/docs.js", Route::Docs(Asset::Script), &[(GET, Access::Open)]),
+    ("/docs/docs.css", Route::Docs(Asset::Style), &[(GET, Access::Open)]),
+    ("/timers", Route::Timers, &[(GET, INSTRUCTOR), (POST, INSTRUCTOR)]),
+    ("/timers/{id}", Route::Timer, &[(GET, VIEWER), (DELETE, INSTRUCTOR)]),
+    ("/timers/{id}/control", Route::TimerControl, &[(POST, INSTRUCTOR)]),
+    ("/timers/{id}/history", Route::TimerHistory, &[(GET, INSTRUCTOR)]),
+    ("/timers/bulk/start", Route::TimersBulk(Bulk::Start), &[(POST, INSTRUCTOR)]),
+    ("/timers/bulk/pause", Route::TimersBulk(Bulk::Pause), &[(POST, INSTRUCTOR)]),
+    ("/timers/bulk/resume", Route::TimersBulk(Bulk::Resume), &[(POST, INSTRUCTOR)]),
+    ("/timers/bulk/stop", Route::TimersBulk(Bulk::Stop), &[(POST, INSTRUCTOR)]),
+    ("/timers/bulk/extend", Route::TimersBulk(Bulk::Extend), &[(POST, INSTRUCTOR)]),
+    ("/timers/bulk/delete", Route::TimersBulk(Bulk::Delete), &[(POST, INSTRUCTOR)]),
+    ("/ws/{id}", Route::TimerSocket, &[(GET, VIEWER)]),
+    #[cfg(feature = "echo-test")]
+    ("/ws/echo", Route::EchoSocket, &[(GET, Access::Open)]),
+];
+
+/// Finds rows of the table by path.
+pub struct Routes {
+    router: matchit::Router<&'static Row>,
+}
+
+impl Routes {
+    /// The table, ready for look-ups.
+    ///
+    /// # Errors
+    /// When two rows of the table claim the same path: a mistake in this file.
+    pub fn new() -> Result<Self, matchit::InsertError> {
+        let mut router = matchit::Router::new();
+        for row in TABLE {
+            router.insert(row.0, row)?;
+        }
+        Ok(Routes { router })
+    }
+
+    /// The row for `path`, with or without a trailing slash, and the id in the path (empty where the path has none),
+    /// still percent-encoded.
+    pub fn find<'p>(&self, path: &'p str) -> Option<(&'static Row, &'p str)> {
+        let path = path.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(path);
+        let found = self.router.at(path).ok()?;
+        Some((found.value, found.params.get("id").unwrap_or("")))
+    }
+}
+
+/// Every method of a row, as `Allow` lists them.
+pub fn allow(row: &Row) -> String {
+    let names = row.2.iter().flat_map(|(method, _)| match method {
+        Method::Get => ["GET", "HEAD"].iter(),
+        Method::Post => ["POST"].iter(),
+        Method::Delete => ["DELETE"].iter(),
+    });
+    names.chain(["OPTIONS"].iter()).copied().collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_find_their_rows() {
+        let routes = Routes::new().unwrap();
+        let at = |path| routes.find(path).map(|(row, id)| (row.1, id));
+        assert_eq!(at("/timers"), Some((Route::Timers, "")));
+        assert_eq!(at("/timers/"), Some((Route::Timers, "")));
+        assert_eq!(at("/timers/timer_1"), Some((Route::Timer, "timer_1")));
+        assert_eq!(at("/timers/bulk"), Some((Route::Timer, "bulk")));
+        assert_eq!(at("/timers/bulk/control"), Some((Route::TimerControl, "bulk")));
+        assert_eq!(at("/timers/bulk/start/"), Some((Route::TimersBulk(Bulk::Start), "")));
+        assert_eq!(at("/timers/bulk/reset"), None);
+        assert_eq!(at("/timers/bulkhead/history"), Some((Route::TimerHistory, "bulkhead")));
+        assert_eq!(at("/ws"), None);
+        assert_eq!(at("/ws/"), None);
+        assert_eq!(at("/"), None);
+        assert_eq!(at("/timers/a/b/c"), None);
+    }
+
+    #[test]
+    fn allow_lists_every_method() {
+        let routes = Routes::new().unwrap();
+        assert_eq!(allow(routes.find("/timers").unwrap().0), "GET, HEAD, POST, OPTIONS");
+        assert_eq!(allow(routes.find("/timers/x").unwrap().0), "GET, HEAD, DELETE, OPTIONS");
+    }
+}

@@ -1,0 +1,404 @@
+//! The timers' requests and messages.
+//!
+//! Owns the contract's JSON of a timer: bodies into commands, timers and announcements into text. It decides nothing
+//! about a timer, and knows no connection.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::api::answer;
+use crate::api::form::{self, Fault, Form};
+use crate::api::routes::Bulk;
+use crate::api::time::{date_time, date_time_ms};
+use crate::clock::Now;
+use crate::domain::countdown::Second;
+use crate::domain::history::{self, Entry};
+use crate::domain::timers::{Action, Begin, Blueprint, Message, Reading, Refusal, State, Timer};
+use crate::limits::*;
+use crate::wire::http::Response;
+
+// ---------------------------------------------------------------------------------------------------------------
+// Bodies.
+
+/// Reads `POST /timers`.
+///
+/// # Errors
+/// Every fault of the body.
+pub fn blueprint(body: &Value, now: Now) -> Result<Blueprint, Vec<Fault>> {
+    let mut form = Form::body(body).map_err(|fault| vec![fault])?;
+    let duration_s = form.int("duration_seconds", 1..=DURATION_S_MAX);
+    let name = form.text("name", 1..=NAME_CHARS_MAX, NAME_DEFAULT);
+    let thresholds = form.ints("warning_thresholds", THRESHOLDS_MAX, 1..=DURATION_S_MAX, &THRESHOLDS_DEFAULT);
+    let auto_start = form.bool("auto_start");
+    let start_at = form.instant_or_null("start_at");
+    if let Some(at) = start_at {
+        if auto_start {
+            form.fault("value_error", "start_at", "start_at and auto_start exclude each other");
+        } else if at <= now.wall {
+            form.fault("value_error", "start_at", "start_at must lie ahead");
+        } else if at.since(now.wall) > START_AT_AHEAD {
+            form.fault("value_error", "start_at", "start_at must lie within 30 days");
+        }
+    }
+    form.done()?;
+    let begin = match start_at {
+        Some(at) => Begin::At(at),
+        None if auto_start => Begin::Now,
+        None => Begin::ByHand,
+    };
+    // Without a duration there was a fault, and the form is done with us.
+    Ok(Blueprint { name, duration_s: duration_s.unwrap_or(1), thresholds, begin })
+}
+
+/// Reads `POST /timers/{id}/control`. `Ok(None)`: an extension that does not say by how much, which is judged later.
+///
+/// # Errors
+/// Every fault of the body.
+pub fn control(body: &Value) -> Result<Option<Action>, Vec<Fault>> {
+    let mut form = Form::body(body).map_err(|fault| vec![fault])?;
+    let added_s = form.int_or_null("extend_seconds", 1..=EXTEND_S_MAX);
+    let action = match form.raw("action").map(|value| value.as_str()) {
+        Some(Some("start")) => Some(Action::Start),
+        Some(Some("pause")) => Some(Action::Pause),
+        Some(Some("resume")) => Some(Action::Resume),
+        Some(Some("stop")) => Some(Action::Stop),
+        Some(Some("extend")) => added_s.map(|added_s| Action::Extend { added_s }),
+        Some(_) => {
+            let msg = "Input should be 'start', 'pause', 'resume', 'extend' or 'stop'";
+            form.fault("literal_error", "action", msg);
+            None
+        }
+        None => {
+            form.fault("missing", "action", "Field required");
+            None
+        }
+    };
+    form.done()?;
+    Ok(action)
+}
+
+/// A bulk call: the timers in the order asked, and what happens to each.
+pub struct BulkCall<'a> {
+    /// Whom.
+    pub ids: Vec<&'a str>,
+    /// What; `None` is deletion.
+    pub action: Option<Action>,
+}
+
+/// Reads a bulk call in either of its forms: an object with `timer_ids`, or a bare list with the rest in the query.
+///
+/// # Errors
+/// Every fault of body and query.
+pub fn bulk<'a>(op: Bulk, body: &'a Value, query: &str) -> Result<BulkCall<'a>, Vec<Fault>> {
+    let query = form::query(query);
+    let mut faults = Vec::new();
+    let mut ids = Vec::new();
+    let mut take = |value, loc: &[&str]| match form::strings(value, loc, BULK_IDS_MAX) {
+        Ok(strings) => ids = strings,
+        Err(found) => faults.extend(found),
+    };
+    let mut seconds = Form::query(&query);
+    match body {
+        Value::Array(_) => take(body, &["body"]),
+        Value::Object(fields) => {
+            match fields.get("timer_ids") {
+                Some(list) => take(list, &["body", "timer_ids"]),
+                None => faults.push(Fault::new("missing", &["body", "timer_ids"], "Field required")),
+            }
+            if fields.contains_key("seconds") || !query.contains_key("seconds") {
+                seconds = Form::body(body).map_err(|fault| vec![fault])?;
+            }
+        }
+        other => {
+            if let Err(fault) = Form::body(other) {
+                faults.push(fault);
+            }
+        }
+    }
+    let mut added_s = 0;
+    if op == Bulk::Extend {
+        added_s = seconds.int("seconds", 1..=EXTEND_S_MAX).unwrap_or(0);
+        if let Err(found) = seconds.done() {
+            faults.extend(found);
+        }
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let action = match op {
+        Bulk::Start => Some(Action::Start),
+        Bulk::Pause => Some(Action::Pause),
+        Bulk::Resume => Some(Action::Resume),
+        Bulk::Stop => Some(Action::Stop),
+        Bulk::Extend => Some(Action::Extend { added_s }),
+        Bulk::Delete => None,
+    };
+    Ok(BulkCall { ids, action })
+}
+
+/// Reads `?state=` of the list.
+///
+/// # Errors
+/// A state that does not exist.
+pub fn state_filter(query: &str) -> Result<Option<State>, Vec<Fault>> {
+    let query = form::query(query);
+    let Some(asked) = query.get("state") else { return Ok(None) };
+    match State::ALL.into_iter().find(|state| asked == state.name()) {
+        Some(state) => Ok(Some(state)),
+        None => {
+            let mut form = Form::query(&query);
+            let msg = "Input should be 'created', 'running', 'paused', 'completed' or 'expired'";
+            form.fault("enum", "state", msg);
+            form.done().map(|()| None)
+        }
+    }
+}
+
+/// Reads `?after=` and `?limit=` of the history.
+///
+/// # Errors
+/// Numbers out of range.
+pub fn history_page(query: &str) -> Result<(u64, u32), Vec<Fault>> {
+    let query = form::query(query);
+    let mut form = Form::query(&query);
+    let after = form.int_or_null("after", 0..=u32::MAX).unwrap_or(0);
+    let limit = form.int_or_null("limit", 1..=HISTORY_PAGE_ROWS_MAX).unwrap_or(HISTORY_PAGE_ROWS_MAX);
+    form.done()?;
+    Ok((u64::from(after), limit))
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Answers.
+
+/// The timer object of the contract, its fields in the contract's order.
+#[derive(Serialize)]
+struct View<'a> {
+    id: &'a str,
+    name: &'a str,
+    state: &'static str,
+    duration_seconds: u32,
+    remaining_seconds: u32,
+    elapsed_seconds: u32,
+    warning_thresholds: &'a [u32],
+    connected_clients: u32,
+    created_at: String,
+    started_at: Option<String>,
+    completed_at: Option<String>,
+    remaining_ms: u64,
+    ends_at: Option<String>,
+    start_at: Option<String>,
+    revision: u64,
+}
+
+/// The timer as JSON.
+pub fn object(timer: &Timer, now: Now, second: Second, connected_clients: u32) -> impl Serialize + '_ {
+    let reading = timer.reading(now, second);
+    View {
+        id: &timer.id,
+        name: &timer.name,
+        state: timer.state.name(),
+        duration_seconds: timer.duration_s,
+        remaining_seconds: reading.remaining_s,
+        elapsed_seconds: reading.elapsed_s,
+        warning_thresholds: &timer.thresholds,
+        connected_clients,
+        created_at: date_time(timer.created_at),
+        started_at: timer.started_at.map(date_time),
+        completed_at: timer.completed_at.map(date_time),
+        remaining_ms: reading.remaining_ms,
+        ends_at: timer.ends_at().map(date_time_ms),
+        start_at: timer.start_at.map(date_time),
+        revision: timer.revision,
+    }
+}
+
+/// The `ETag` of a timer at this revision.
+pub fn etag(revision: u64) -> String {
+    format!("\"{revision}\"")
+}
+
+/// The answer to a refused command.
+pub fn refused(refusal: &Refusal) -> Response {
+    match refusal {
+        Refusal::NotFound => not_found(),
+        Refusal::Full => answer::error_text(429, "Maximum timer limit reached"),
+        Refusal::Changed(revision) => {
+            let text = format!("The timer has changed: its revision is {revision}");
+            answer::error_text(412, &text).with("ETag", etag(*revision))
+        }
+        Refusal::WrongState { action, state } => {
+            let (action, name, valid) = (action.name(), state.name(), state.valid_actions());
+            let text = format!("Cannot {action} timer in state '{name}'. Valid actions: [{valid}]");
+            answer::error_text(400, &text)
+        }
+        Refusal::TooLong => {
+            answer::error_text(400, &format!("A timer cannot last longer than {TOTAL_S_MAX} seconds"))
+        }
+    }
+}
+
+/// 404 for a timer.
+pub fn not_found() -> Response {
+    answer::error_text(404, "Timer not found")
+}
+
+/// One line of a bulk call's answer.
+#[derive(Serialize)]
+pub struct BulkLine<'a> {
+    timer_id: &'a str,
+    /// Whether the timer was changed.
+    pub success: bool,
+    status: String,
+}
+
+/// The line of one timer: what was done, or why not.
+pub fn bulk_line<'a>(id: &'a str, action: Option<Action>, outcome: &Result<Timer, Refusal>) -> BulkLine<'a> {
+    let status = match (outcome, action) {
+        (Ok(_), None) => "deleted".to_owned(),
+        (Ok(_), Some(Action::Start)) => "started".to_owned(),
+        (Ok(_), Some(Action::Pause)) => "paused".to_owned(),
+        (Ok(_), Some(Action::Resume)) => "resumed".to_owned(),
+        (Ok(_), Some(Action::Stop)) => "stopped".to_owned(),
+        (Ok(_), Some(Action::Extend { added_s })) => format!("extended by {added_s}s"),
+        (Err(Refusal::WrongState { state, .. }), _) => format!("failed (state: {})", state.name()),
+        (Err(Refusal::TooLong), _) => format!("failed (longer than {TOTAL_S_MAX}s)"),
+        (Err(Refusal::NotFound | Refusal::Full | Refusal::Changed(_)), _) => "not found".to_owned(),
+    };
+    BulkLine { timer_id: id, success: outcome.is_ok(), status }
+}
+
+/// A page of history.
+pub fn history(entries: &[Entry]) -> Response {
+    answer::json(200, &entries.iter().map(history_entry).collect::<Vec<_>>())
+}
+
+fn history_entry(entry: &Entry) -> Value {
+    let mut line = json!({
+        "at": date_time(entry.at),
+        "revision": entry.revision,
+        "action": entry.action.name(),
+        "actor": &*entry.actor,
+        "at_ms": entry.at.ms(),
+        "remaining_seconds": entry.remaining_ms.div_ceil(1000),
+        "remaining_ms": entry.remaining_ms,
+    });
+    match &entry.action {
+        history::Action::Created { name, duration_s } => {
+            line["name"] = json!(&**name);
+            line["duration_seconds"] = json!(duration_s);
+        }
+        history::Action::Scheduled { start_at } => line["start_at"] = json!(date_time(*start_at)),
+        history::Action::Extended { added_s } => line["added_seconds"] = json!(added_s),
+        history::Action::Outage { added_ms } => line["added_ms"] = json!(added_ms),
+        _ => {}
+    }
+    line
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Messages: text, `type` first.
+
+/// The first message on every socket.
+pub fn connected(timer: &Timer, now: Now, second: Second, connected_clients: u32) -> String {
+    #[derive(Serialize)]
+    struct Connected<T: Serialize> {
+        r#type: &'static str,
+        timer: T,
+        server_time_ms: i64,
+    }
+    let timer = object(timer, now, second, connected_clients);
+    let message = Connected { r#type: "connected", timer, server_time_ms: now.wall.ms() };
+    serde_json::to_string(&message).unwrap_or_default()
+}
+
+/// An announcement, into `out`.
+pub fn announce(message: &Message, out: &mut String) {
+    // Writing to a String cannot fail.
+    let _ = match message {
+        Message::Tick(Reading { remaining_s, elapsed_s, .. }) => {
+            write!(out, r#"{{"type":"timer_tick","remaining_seconds":{remaining_s},"elapsed_seconds":{elapsed_s}}}"#)
+        }
+        Message::Started(reading) => exact(out, "timer_started", "", reading),
+        Message::Paused(reading) => exact(out, "timer_paused", "", reading),
+        Message::Extended { reading, added_s } => {
+            exact(out, "timer_extended", &format!(r#""added_seconds":{added_s},"#), reading)
+        }
+        Message::Warning { reading: Reading { remaining_s, .. }, threshold_s } => {
+            write!(out, r#"{{"type":"timer_warning","remaining_seconds":{remaining_s},"threshold":{threshold_s}}}"#)
+        }
+        Message::Stopped(Reading { remaining_s, elapsed_s, .. }) => {
+            write!(out, r#"{{"type":"timer_stopped","remaining_seconds":{remaining_s},"elapsed_seconds":{elapsed_s}}}"#)
+        }
+        Message::Expired(Reading { elapsed_s, .. }) => {
+            write!(out, r#"{{"type":"timer_expired","elapsed_seconds":{elapsed_s}}}"#)
+        }
+        Message::Deleted => write!(out, r#"{{"type":"timer_deleted"}}"#),
+    };
+}
+
+fn exact(out: &mut String, name: &str, extra: &str, reading: &Reading) -> std::fmt::Result {
+    let Reading { remaining_s, remaining_ms, at, .. } = reading;
+    write!(
+        out,
+        r#"{{"type":"{name}",{extra}"remaining_seconds":{remaining_s},"remaining_ms":{remaining_ms},"server_time_ms":{}}}"#,
+        at.ms()
+    )
+}
+
+/// Said into a long silence.
+pub fn keepalive(reading: &Reading) -> String {
+    format!(r#"{{"type":"keepalive","remaining_seconds":{}}}"#, reading.remaining_s)
+}
+
+/// The answer to what a client says. Clients never change a timer.
+pub fn reply(text: &str, timer: &Timer, now: Now, second: Second) -> String {
+    #[derive(Deserialize)]
+    struct Said<'a> {
+        #[serde(borrow)]
+        r#type: Option<&'a RawValue>,
+        #[serde(borrow)]
+        client_time: Option<&'a RawValue>,
+    }
+    let said = match text.trim_start().starts_with('{').then(|| serde_json::from_str::<Said<'_>>(text)) {
+        Some(Ok(said)) => said,
+        _ => return r#"{"type":"error","message":"Invalid JSON"}"#.to_owned(),
+    };
+    let kind = said.r#type.map_or("null", RawValue::get);
+    let name = serde_json::from_str::<String>(kind).unwrap_or_else(|_| kind.to_owned());
+    match name.as_str() {
+        "ping" => r#"{"type":"pong"}"#.to_owned(),
+        "sync" => sync(said.client_time, timer, now, second),
+        other => {
+            let other: String = other.chars().take(ECHO_CHARS_MAX).collect();
+            json!({ "type": "error", "message": format!("Unknown message type: {other}") }).to_string()
+        }
+    }
+}
+
+fn sync(client_time: Option<&RawValue>, timer: &Timer, now: Now, second: Second) -> String {
+    #[derive(Serialize)]
+    struct Sync<'a> {
+        r#type: &'static str,
+        server_time: String,
+        remaining_seconds: u32,
+        state: &'static str,
+        remaining_ms: u64,
+        server_time_ms: i64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client_time: Option<&'a RawValue>,
+    }
+    let reading = timer.reading(now, second);
+    let sync = Sync {
+        r#type: "sync_response",
+        server_time: date_time(now.wall),
+        remaining_seconds: reading.remaining_s,
+        state: timer.state.name(),
+        remaining_ms: reading.remaining_ms,
+        server_time_ms: now.wall.ms(),
+        client_time,
+    };
+    serde_json::to_string(&sync).unwrap_or_default()
+}

@@ -1,0 +1,131 @@
+//! The one heap of deadlines.
+//!
+//! Owns who is to be woken when. It knows the kinds of sleeper by name only: what waking means is decided by whoever
+//! takes a [`Due`] out. An entry is never removed early; the sleeper changes its generation and the stale entry is
+//! dropped when it surfaces.
+//!
+//! Invariants: deadlines come out in order of time; equal ones in an order that changes from round to round, so that
+//! among a thousand timers started together nobody is always served last.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use crate::clock::Mono;
+
+/// A sleeper, as its room numbers it, and which of its alarms this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sleeper {
+    /// The number of the noun or connection.
+    pub number: u32,
+    /// The alarm is stale when the sleeper's own generation is another.
+    pub generation: u32,
+}
+
+/// What a deadline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// A timer's tick, end or scheduled start.
+    Timer(Sleeper),
+    /// A connection's next keepalive, ping or limit of patience.
+    Connection(Sleeper),
+    /// The sign of life of everything running.
+    Heartbeat,
+    /// What may be forgotten by now.
+    Upkeep,
+}
+
+/// The heap.
+#[derive(Debug, Default)]
+pub struct Deadlines {
+    heap: BinaryHeap<Entry>,
+    pushed: u32,
+}
+
+impl Deadlines {
+    /// Wakes `due` at `at`, or in the turn after.
+    pub fn arm(&mut self, at: Mono, due: Due) {
+        self.pushed = self.pushed.wrapping_add(1);
+        // Knuth's multiplicative hash: neighbours of one round are strangers in the next.
+        let order = self.pushed.wrapping_mul(2_654_435_769);
+        self.heap.push(Entry { at, order, due });
+    }
+
+    /// The earliest deadline, stale ones included.
+    pub fn next(&self) -> Option<Mono> {
+        self.heap.peek().map(|entry| entry.at)
+    }
+
+    /// Takes the earliest deadline if it is not after `now`.
+    pub fn pop(&mut self, now: Mono) -> Option<(Mono, Due)> {
+        if self.next()? > now {
+            return None;
+        }
+        self.heap.pop().map(|entry| (entry.at, entry.due))
+    }
+
+    /// Deadlines held, stale ones included.
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Nothing is awaited.
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    at: Mono,
+    order: u32,
+    due: Due,
+}
+
+impl Ord for Entry {
+    /// Reversed: `BinaryHeap` gives its greatest first.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.order).cmp(&(self.at, self.order))
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timer(number: u32) -> Due {
+        Due::Timer(Sleeper { number, generation: 0 })
+    }
+
+    #[test]
+    fn deadlines_come_in_order_of_time_and_never_early() {
+        let mut deadlines = Deadlines::default();
+        for ns in [30, 10, 20] {
+            deadlines.arm(Mono::from_ns(ns), timer(u32::try_from(ns).unwrap()));
+        }
+        assert_eq!(deadlines.next(), Some(Mono::from_ns(10)));
+        assert_eq!(deadlines.pop(Mono::from_ns(9)), None);
+        assert_eq!(deadlines.pop(Mono::from_ns(25)), Some((Mono::from_ns(10), timer(10))));
+        assert_eq!(deadlines.pop(Mono::from_ns(25)), Some((Mono::from_ns(20), timer(20))));
+        assert_eq!(deadlines.pop(Mono::from_ns(25)), None);
+        assert_eq!(deadlines.len(), 1);
+    }
+
+    #[test]
+    fn the_order_of_equals_changes_from_round_to_round() {
+        let mut deadlines = Deadlines::default();
+        let mut firsts = std::collections::HashSet::new();
+        for round in 0..200 {
+            (0..100).for_each(|n| deadlines.arm(Mono::from_ns(round), timer(n)));
+            let Some((_, Due::Timer(first))) = deadlines.pop(Mono::from_ns(round)) else { panic!() };
+            firsts.insert(first.number);
+            while deadlines.pop(Mono::from_ns(round)).is_some() {}
+        }
+        assert!(firsts.len() > 30, "only {} of 100 were ever first", firsts.len());
+    }
+}

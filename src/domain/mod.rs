@@ -1,0 +1,134 @@
+//! The domain: what is true, and what follows from it.
+//!
+//! Owns every noun of the four services, the heap of their deadlines, and the batch that makes their changes durable.
+//! Standard library only: no socket, no JSON, no disk, no clock, no chance. Commands and time come in as values;
+//! verdicts and [`effects`] go out.
+
+pub mod countdown;
+pub mod deadlines;
+pub mod disk;
+pub mod effects;
+pub mod history;
+pub mod replays;
+pub mod staged;
+pub mod timers;
+
+use std::time::Duration;
+
+use crate::clock::Now;
+use crate::limits::WALL_STEP_MIN;
+use disk::Image;
+use effects::{Batch, Effects};
+use replays::Replays;
+use timers::Timers;
+
+/// All services over one heap and one store.
+#[derive(Debug)]
+pub struct Engine {
+    /// The timers of the exam rooms.
+    pub timers: Timers,
+    /// Answers kept for their `Idempotency-Key`.
+    pub replays: Replays,
+    /// What is to be stored, said and awaited.
+    pub fx: Effects,
+    batch: u64,
+    in_hand: bool,
+    clocks: Option<Now>,
+}
+
+/// How start-up found the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Return {
+    /// How long nobody was there, if anybody ever was.
+    pub away: Option<Duration>,
+    /// How far the wall clock stands behind the last time it is known to have shown: it cannot be right.
+    pub wall_behind: Duration,
+}
+
+impl Engine {
+    /// An engine without a past.
+    pub fn new(timers: timers::Settings) -> Self {
+        Engine {
+            timers: Timers::new(timers),
+            replays: Replays::default(),
+            fx: Effects::default(),
+            batch: 0,
+            in_hand: false,
+            clocks: None,
+        }
+    }
+
+    /// Takes up where an earlier run ended.
+    pub fn restore(&mut self, now: Now, mut image: Image) -> Return {
+        let away = image.alive.map(|alive| match image.same_boot {
+            true => now.mono.since(alive.mono),
+            false => now.wall.since(alive.wall),
+        });
+        let wall_behind = match image.alive {
+            Some(alive) if !image.same_boot => alive.wall.since(now.wall),
+            _ => Duration::ZERO,
+        };
+        self.batch = image.batch;
+        self.replays.restore(std::mem::take(&mut image.replays));
+        // Within one boot the two clocks still stand to each other as they did, unless one was stepped meanwhile.
+        self.clocks = image.alive.filter(|_| image.same_boot);
+        self.timers.restore(now, image, &mut self.fx);
+        self.observe(now);
+        Return { away, wall_behind }
+    }
+
+    /// Notices a step of the wall clock against the boot clock. Returns how far it went, in milliseconds.
+    pub fn observe(&mut self, now: Now) -> Option<i64> {
+        let Some(before) = self.clocks else {
+            self.clocks = Some(now);
+            return None;
+        };
+        let step_ms = now.wall.ms() - before.wall_at(now.mono).ms();
+        if Duration::from_millis(step_ms.unsigned_abs()) < WALL_STEP_MIN {
+            return None;
+        }
+        self.clocks = Some(now);
+        self.timers.wall_stepped(now, &mut self.fx);
+        Some(step_ms)
+    }
+
+    /// A batch is in the disk's hands.
+    pub fn is_writing(&self) -> bool {
+        self.in_hand
+    }
+
+    /// What has gathered goes to the disk, even if that is only the sign of life. Never while a batch is in hand.
+    pub fn hand_over(&mut self, now: Now) -> Batch {
+        debug_assert!(!self.in_hand);
+        self.in_hand = true;
+        self.batch += 1;
+        self.timers.hand_over();
+        self.replays.hand_over();
+        self.fx.hand_over(self.batch, now)
+    }
+
+    /// The batch in hand is durable: pending becomes shown, then what it held back is said, then what has come due
+    /// meanwhile happens. In this order: a change is announced before what follows from it.
+    pub fn commit(&mut self, now: Now) {
+        self.in_hand = false;
+        let touched = self.timers.commit();
+        self.replays.commit(&mut self.fx);
+        self.fx.commit();
+        self.timers.resettle(now, touched, &mut self.fx);
+    }
+
+    /// The batch in hand will never be durable, nor will what was judged on top of it.
+    pub fn undo(&mut self, now: Now, failed: Batch) {
+        self.in_hand = false;
+        let touched = self.timers.undo();
+        self.replays.undo();
+        self.fx.undo(failed);
+        self.timers.resettle(now, touched, &mut self.fx);
+    }
+
+    /// Forgets what is old enough.
+    pub fn upkeep(&mut self, now: Now) {
+        self.timers.upkeep(now, &mut self.fx);
+        self.replays.upkeep(now, &mut self.fx);
+    }
+}

@@ -1,0 +1,818 @@
+//! Timers: one countdown each, with a name, a state, warnings and a history.
+//!
+//! Owns the state machine of the contract and every timer there is. It must not know connections, HTTP, JSON or the
+//! disk: it takes commands and `Now`, and gives verdicts and effects.
+//!
+//! ```text
+//!            start         pause          resume        extend         stop
+//! created    running       -              -             created        completed
+//! running    -             paused         -             running        completed
+//! paused     running       -              running       paused         completed
+//! completed  -             -              -             -              -
+//! expired    -             -              -             -              -
+//! ```
+//!
+//! Invariants: a timer is `running` if and only if its countdown runs; every command first brings the timer to `now`;
+//! ticks strictly fall, one for each second told, none doubled; a warning is given once a descent; the end and a
+//! scheduled start wait for nothing but a change of the same timer that is on its way to the disk.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Mono, Now, WallMs};
+use crate::domain::countdown::{Countdown, Deadline, Second};
+use crate::domain::deadlines::{Due, Sleeper};
+use crate::domain::disk::Image;
+use crate::domain::effects::{self, Effects, Record, Topic};
+use crate::domain::history::{self, Actor, Entry};
+use crate::domain::staged::{Flight, Hold, Staged};
+use crate::limits::TOTAL_S_MAX;
+
+/// What a timer is called by clients: `timer_` and hex digits. Never used twice.
+pub type TimerId = Arc<str>;
+
+/// One timer: the fact that is stored, and shown.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timer {
+    /// Its name to clients.
+    pub id: TimerId,
+    /// Counts creations; never used twice. Lists are in its order.
+    pub serial: u32,
+    /// Its name to people.
+    pub name: Arc<str>,
+    /// Whole seconds at which the clients are warned, in the order given, without repeats.
+    pub thresholds: Arc<[u32]>,
+    /// Where in its life it is.
+    pub state: State,
+    /// What is left.
+    pub countdown: Countdown,
+    /// Seconds it lasts, extensions included.
+    pub duration_s: u32,
+    /// When it will start by itself, while that lies ahead.
+    pub start_at: Option<WallMs>,
+    /// When it was created.
+    pub created_at: WallMs,
+    /// When it first ran.
+    pub started_at: Option<WallMs>,
+    /// When it was stopped or ran out.
+    pub completed_at: Option<WallMs>,
+    /// Counts its changes, from 1.
+    pub revision: u64,
+}
+
+/// Where in its life a timer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not started yet.
+    Created,
+    /// Counting down.
+    Running,
+    /// Standing still.
+    Paused,
+    /// Stopped by hand.
+    Completed,
+    /// Run out.
+    Expired,
+}
+
+impl State {
+    /// Every state, in the order of a timer's life.
+    pub const ALL: [State; 5] = [State::Created, State::Running, State::Paused, State::Completed, State::Expired];
+
+    /// The state's name in the contract.
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::Created => "created",
+            State::Running => "running",
+            State::Paused => "paused",
+            State::Completed => "completed",
+            State::Expired => "expired",
+        }
+    }
+
+    /// The state that `action` leads to, if it is allowed: the table above.
+    pub const fn after(self, action: Action) -> Option<State> {
+        match (self, action) {
+            (State::Created | State::Paused, Action::Start) | (State::Paused, Action::Resume) => Some(State::Running),
+            (State::Running, Action::Pause) => Some(State::Paused),
+            (State::Created | State::Running | State::Paused, Action::Extend { .. }) => Some(self),
+            (State::Created | State::Running | State::Paused, Action::Stop) => Some(State::Completed),
+            _ => None,
+        }
+    }
+
+    /// What a refusal names as possible.
+    pub const fn valid_actions(self) -> &'static str {
+        match self {
+            State::Created => "start, extend, stop",
+            State::Running => "pause, extend, stop",
+            State::Paused => "resume, extend, stop",
+            State::Completed | State::Expired => "",
+        }
+    }
+
+    /// Over for good.
+    pub const fn is_final(self) -> bool {
+        matches!(self, State::Completed | State::Expired)
+    }
+}
+
+/// What an instructor may do to a timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Run, for the first time or again.
+    Start,
+    /// Stand still.
+    Pause,
+    /// Run again.
+    Resume,
+    /// Last longer.
+    Extend {
+        /// Seconds more, 1..=3600.
+        added_s: u32,
+    },
+    /// End for good.
+    Stop,
+}
+
+impl Action {
+    /// The action's name in the contract.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Action::Start => "start",
+            Action::Pause => "pause",
+            Action::Resume => "resume",
+            Action::Extend { .. } => "extend",
+            Action::Stop => "stop",
+        }
+    }
+}
+
+/// What a timer is created from; already checked against the contract's bounds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Blueprint {
+    /// Its name to people.
+    pub name: Arc<str>,
+    /// Seconds it lasts.
+    pub duration_s: u32,
+    /// Warning thresholds in seconds, in the order given, without repeats.
+    pub thresholds: Arc<[u32]>,
+    /// How it begins.
+    pub begin: Begin,
+}
+
+/// How a timer begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// When somebody starts it.
+    ByHand,
+    /// At once.
+    Now,
+    /// By itself, when the wall clock says so.
+    At(WallMs),
+}
+
+/// What everybody at a timer hears.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Message {
+    /// It runs, for the first time or again.
+    Started(Reading),
+    /// A second of its grid has passed.
+    Tick(Reading),
+    /// A threshold was crossed; precedes the tick of that second.
+    Warning {
+        /// What is left.
+        reading: Reading,
+        /// Which threshold.
+        threshold_s: u32,
+    },
+    /// It stands still.
+    Paused(Reading),
+    /// It lasts longer.
+    Extended {
+        /// What is left now.
+        reading: Reading,
+        /// Seconds more.
+        added_s: u32,
+    },
+    /// It was ended by hand.
+    Stopped(Reading),
+    /// It ran out; follows the tick of 0.
+    Expired(Reading),
+    /// It is gone, and the connection goes with it.
+    Deleted,
+}
+
+/// What a timer's face shows at one instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Seconds left, rounded up.
+    pub remaining_s: u32,
+    /// Seconds gone: the duration less what is shown as left.
+    pub elapsed_s: u32,
+    /// Milliseconds left, rounded up.
+    pub remaining_ms: u64,
+    /// When this was read.
+    pub at: WallMs,
+}
+
+impl Timer {
+    /// What its face shows at `now`.
+    pub fn reading(&self, now: Now, second: Second) -> Reading {
+        let left = self.countdown.left(now);
+        let remaining_s = second.ceil(left);
+        let elapsed_s = self.duration_s.saturating_sub(remaining_s);
+        Reading { remaining_s, elapsed_s, remaining_ms: second.ms(left), at: now.wall }
+    }
+
+    /// Its end, while running.
+    pub fn ends_at(&self) -> Option<WallMs> {
+        self.countdown.ends().map(|ends| ends.wall)
+    }
+
+    fn topic(&self) -> Topic {
+        Topic::Timer(self.serial)
+    }
+
+    fn entry(&self, at: WallMs, action: history::Action, actor: &Actor, second: Second, now: Now) -> Entry {
+        let remaining_ms = second.ms(self.countdown.left(now));
+        Entry { timer: self.id.clone(), revision: self.revision, at, action, actor: actor.clone(), remaining_ms }
+    }
+
+    /// The scheduled instant has come: it has been running since then.
+    fn start_as_scheduled(&mut self, now: Now, at: WallMs) {
+        self.countdown.start_at(now, at);
+        self.state = State::Running;
+        self.started_at = Some(at);
+        self.start_at = None;
+        self.revision += 1;
+    }
+
+    /// Nothing is left: it ended at its true instant, however late that is noticed.
+    fn expire(&mut self, ends: Deadline) {
+        self.countdown = Countdown::new(Duration::ZERO);
+        self.state = State::Expired;
+        self.completed_at = Some(ends.wall);
+        self.revision += 1;
+    }
+
+    /// Carries out an allowed action.
+    fn apply(&mut self, now: Now, action: Action, to: State, second: Second) {
+        match action {
+            Action::Start | Action::Resume => {
+                self.countdown.start(now);
+                self.started_at.get_or_insert(now.wall);
+                self.start_at = None;
+            }
+            Action::Pause => self.countdown.stop(now),
+            Action::Extend { added_s } => {
+                self.countdown.extend(second.span(added_s));
+                self.duration_s += added_s;
+            }
+            Action::Stop => {
+                self.countdown.stop(now);
+                self.completed_at = Some(now.wall);
+                self.start_at = None;
+            }
+        }
+        self.state = to;
+        self.revision += 1;
+    }
+}
+
+/// Why a command changes nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Refusal {
+    /// No such timer.
+    NotFound,
+    /// Every place is taken.
+    Full,
+    /// The timer is not what the caller took it for; its revision is given.
+    Changed(u64),
+    /// The state does not allow the action.
+    WrongState {
+        /// What was asked.
+        action: Action,
+        /// Of a timer in this state.
+        state: State,
+    },
+    /// The extension would make the timer last longer than any may.
+    TooLong,
+}
+
+/// The judgement of a command: the timer as it will be, or why not; and how long the answer must be held.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// The timer after the command (as it was before its deletion), or the refusal.
+    pub outcome: Result<Timer, Refusal>,
+    /// What must be durable before anybody may be told.
+    pub hold: Hold,
+}
+
+impl Verdict {
+    fn refused(refusal: Refusal, hold: Hold) -> Self {
+        Verdict { outcome: Err(refusal), hold }
+    }
+}
+
+/// How the time counts during which the daemon was away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outage {
+    /// The exam's clock went on.
+    #[default]
+    RunOn,
+    /// Everybody's clock stood still.
+    Freeze,
+}
+
+/// What an operator may set.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Timers held, finished ones included.
+    pub timers_max: u32,
+    /// How long a second lasts.
+    pub second: Second,
+    /// How the daemon's absence counts.
+    pub outage: Outage,
+    /// How long a finished timer keeps its place. `None`: until it is deleted.
+    pub keep_finished: Option<Duration>,
+}
+
+/// All timers.
+#[derive(Debug)]
+pub struct Timers {
+    settings: Settings,
+    slots: BTreeMap<u32, Slot>,
+    serials: HashMap<TimerId, u32>,
+    touched: Flight<Vec<u32>>,
+    serial: u32,
+    scheduler: Actor,
+    timerd: Actor,
+}
+
+/// A timer with what only this run of the daemon knows of it.
+#[derive(Debug)]
+struct Slot {
+    id: TimerId,
+    staged: Staged<Timer>,
+    /// The lowest second told in this descent: ticks and warnings are for lower ones only.
+    told_s: u32,
+    /// The instant of the one alarm in the heap that is not stale.
+    armed: Option<Mono>,
+    generation: u32,
+    /// The wall clock was stepped, and the stored name of the end is wrong.
+    misnamed: bool,
+}
+
+/// What a command is judged against.
+struct Latest {
+    serial: u32,
+    timer: Timer,
+    came_due: Option<(Entry, Message)>,
+}
+
+impl Slot {
+    fn new(id: TimerId, staged: Staged<Timer>, told_s: u32) -> Self {
+        Slot { id, staged, told_s, armed: None, generation: 0, misnamed: false }
+    }
+}
+
+impl Timers {
+    /// No timers yet.
+    pub fn new(settings: Settings) -> Self {
+        Timers {
+            settings,
+            slots: BTreeMap::new(),
+            serials: HashMap::new(),
+            touched: Flight::default(),
+            serial: 0,
+            scheduler: Arc::from(history::SCHEDULE),
+            timerd: Arc::from(history::TIMERD),
+        }
+    }
+
+    /// How long a second lasts.
+    pub fn second(&self) -> Second {
+        self.settings.second
+    }
+
+    /// Timers shown.
+    pub fn len(&self) -> usize {
+        self.slots.values().filter(|slot| slot.staged.shown().is_some()).count()
+    }
+
+    /// No timer is shown.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Something runs, or is about to: the sign of life must be written.
+    pub fn is_any_running(&self) -> bool {
+        let runs = |timer: Option<&Timer>| timer.is_some_and(|timer| timer.state == State::Running);
+        self.slots.values().any(|slot| runs(slot.staged.shown()) || runs(slot.staged.latest()))
+    }
+
+    /// Every timer shown, as it is at `now`, in order of creation.
+    pub fn shown_all(&mut self, now: Now, fx: &mut Effects) -> impl Iterator<Item = &Timer> {
+        let serials: Vec<u32> = self.slots.keys().copied().collect();
+        serials.into_iter().for_each(|serial| self.settle(now, serial, fx));
+        self.slots.values().filter_map(|slot| slot.staged.shown())
+    }
+
+    /// The timer shown under `id`, as it is at `now`.
+    pub fn shown(&mut self, now: Now, id: &str, fx: &mut Effects) -> Option<&Timer> {
+        let serial = *self.serials.get(id)?;
+        self.settle(now, serial, fx);
+        self.slots.get(&serial)?.staged.shown()
+    }
+
+    /// The timer shown with this serial number, as it is at `now`.
+    pub fn shown_by_serial(&mut self, now: Now, serial: u32, fx: &mut Effects) -> Option<&Timer> {
+        self.settle(now, serial, fx);
+        self.slots.get(&serial)?.staged.shown()
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // Commands.
+
+    /// Creates a timer. `chance` makes its id hard to guess; the serial number in it makes it unique.
+    pub fn create(&mut self, now: Now, plan: Blueprint, chance: u32, actor: &Actor, fx: &mut Effects) -> Verdict {
+        let held = self.slots.values().filter(|slot| slot.staged.latest().is_some()).count();
+        if held >= self.settings.timers_max as usize {
+            return Verdict::refused(Refusal::Full, Hold::Nothing);
+        }
+        self.serial += 1;
+        let serial = self.serial;
+        let second = self.settings.second;
+        let mut timer = Timer {
+            id: Arc::from(format!("timer_{chance:08x}{serial:x}")),
+            serial,
+            name: plan.name,
+            thresholds: plan.thresholds,
+            state: State::Created,
+            countdown: Countdown::new(second.span(plan.duration_s)),
+            duration_s: plan.duration_s,
+            start_at: None,
+            created_at: now.wall,
+            started_at: None,
+            completed_at: None,
+            revision: 1,
+        };
+        let created = history::Action::Created { name: timer.name.clone(), duration_s: timer.duration_s };
+        fx.command(Record::History(timer.entry(now.wall, created, actor, second, now)));
+        match plan.begin {
+            Begin::ByHand => {}
+            Begin::Now => {
+                timer.apply(now, Action::Start, State::Running, second);
+                fx.command(Record::History(timer.entry(now.wall, history::Action::Started, actor, second, now)));
+            }
+            Begin::At(start_at) => {
+                timer.start_at = Some(start_at);
+                timer.revision += 1;
+                let scheduled = history::Action::Scheduled { start_at };
+                fx.command(Record::History(timer.entry(now.wall, scheduled, actor, second, now)));
+            }
+        }
+        self.serials.insert(timer.id.clone(), serial);
+        self.slots.insert(serial, Slot::new(timer.id.clone(), Staged::unseen(), timer.duration_s));
+        self.stage(serial, Some(timer.clone()), fx);
+        Verdict { outcome: Ok(timer), hold: Hold::Gathering }
+    }
+
+    /// Whether the timer is there and what `expected` takes it for; changes nothing.
+    pub fn judge(&mut self, now: Now, id: &str, expected: &dyn Fn(u64) -> bool, fx: &mut Effects) -> Verdict {
+        let (latest, hold) = self.latest(now, id, expected, fx);
+        Verdict { outcome: latest.map(|latest| latest.timer), hold }
+    }
+
+    /// Carries out `action`, if the timer is there, is what `expected` takes it for, and its state allows it.
+    pub fn control(
+        &mut self,
+        now: Now,
+        id: &str,
+        action: Action,
+        expected: &dyn Fn(u64) -> bool,
+        actor: &Actor,
+        fx: &mut Effects,
+    ) -> Verdict {
+        let (latest, hold) = self.latest(now, id, expected, fx);
+        let Latest { serial, mut timer, came_due } = match latest {
+            Ok(latest) => latest,
+            Err(refusal) => return Verdict::refused(refusal, hold),
+        };
+        let state = timer.state;
+        let Some(to) = state.after(action) else {
+            return Verdict::refused(Refusal::WrongState { action, state }, hold);
+        };
+        if matches!(action, Action::Extend { added_s } if timer.duration_s + added_s > TOTAL_S_MAX) {
+            return Verdict::refused(Refusal::TooLong, hold);
+        }
+        let second = self.settings.second;
+        timer.apply(now, action, to, second);
+        let reading = timer.reading(now, second);
+        let (what, message) = match action {
+            Action::Start | Action::Resume if state == State::Paused => {
+                (history::Action::Resumed, Message::Started(reading))
+            }
+            Action::Start | Action::Resume => (history::Action::Started, Message::Started(reading)),
+            Action::Pause => (history::Action::Paused, Message::Paused(reading)),
+            Action::Extend { added_s } => {
+                (history::Action::Extended { added_s }, Message::Extended { reading, added_s })
+            }
+            Action::Stop => (history::Action::Stopped, Message::Stopped(reading)),
+        };
+        if let Some((entry, message)) = came_due {
+            fx.command(Record::History(entry));
+            fx.announce_when_durable(timer.topic(), effects::Message::Timer(message));
+        }
+        fx.command(Record::History(timer.entry(now.wall, what, actor, second, now)));
+        fx.announce_when_durable(timer.topic(), effects::Message::Timer(message));
+        self.stage(serial, Some(timer.clone()), fx);
+        Verdict { outcome: Ok(timer), hold: Hold::Gathering }
+    }
+
+    /// Deletes the timer, whatever its state, if it is there and what `expected` takes it for.
+    pub fn delete(
+        &mut self,
+        now: Now,
+        id: &str,
+        expected: &dyn Fn(u64) -> bool,
+        actor: &Actor,
+        fx: &mut Effects,
+    ) -> Verdict {
+        let (latest, hold) = self.latest(now, id, expected, fx);
+        let Latest { serial, mut timer, came_due } = match latest {
+            Ok(latest) => latest,
+            Err(refusal) => return Verdict::refused(refusal, hold),
+        };
+        if let Some((entry, _)) = came_due {
+            fx.command(Record::History(entry));
+        }
+        timer.revision += 1;
+        let entry = timer.entry(now.wall, history::Action::Deleted, actor, self.settings.second, now);
+        fx.command(Record::History(entry));
+        fx.announce_when_durable(timer.topic(), effects::Message::Timer(Message::Deleted));
+        self.stage(serial, None, fx);
+        Verdict { outcome: Ok(timer), hold: Hold::Gathering }
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // Time.
+
+    /// An alarm went off.
+    pub fn wake(&mut self, now: Now, sleeper: Sleeper, fx: &mut Effects) {
+        let Some(slot) = self.slots.get_mut(&sleeper.number) else { return };
+        if slot.generation == sleeper.generation {
+            slot.armed = None;
+            self.settle(now, sleeper.number, fx);
+        }
+    }
+
+    /// The wall clock was stepped: ends get new names, scheduled starts new alarms, nothing running is moved.
+    pub fn wall_stepped(&mut self, now: Now, fx: &mut Effects) {
+        let serials: Vec<u32> = self.slots.keys().copied().collect();
+        for serial in serials {
+            if let Some(slot) = self.slots.get_mut(&serial) {
+                slot.misnamed = true;
+                // The alarm in the heap is stale from here on: a scheduled start has moved.
+                slot.armed = None;
+                slot.generation = slot.generation.wrapping_add(1);
+            }
+            self.settle(now, serial, fx);
+        }
+    }
+
+    /// Finished timers give their place back when they have been kept long enough.
+    pub fn upkeep(&mut self, now: Now, fx: &mut Effects) {
+        let Some(keep) = self.settings.keep_finished else { return };
+        let is_due = |slot: &Slot| {
+            let finished = slot.staged.shown().and_then(|timer| timer.completed_at);
+            !slot.staged.is_pending() && finished.is_some_and(|at| now.wall.since(at) >= keep)
+        };
+        let due: Vec<u32> = self.slots.iter().filter(|(_, slot)| is_due(slot)).map(|(serial, _)| *serial).collect();
+        for serial in due {
+            let Some(mut slot) = self.slots.remove(&serial) else { continue };
+            let Some(timer) = slot.staged.shown_mut() else { continue };
+            timer.revision += 1;
+            let entry = timer.entry(now.wall, history::Action::Deleted, &self.timerd, self.settings.second, now);
+            fx.follow(Record::History(entry));
+            fx.follow(Record::TimerGone(timer.id.clone()));
+            fx.announce(timer.topic(), effects::Message::Timer(Message::Deleted));
+            self.serials.remove(&timer.id);
+        }
+    }
+
+    /// Brings what is shown of a timer to `now`: what has come due happens, in order, and the next alarm is set.
+    fn settle(&mut self, now: Now, serial: u32, fx: &mut Effects) {
+        let second = self.settings.second;
+        let Some(slot) = self.slots.get_mut(&serial) else { return };
+        let Some(shown) = slot.staged.shown() else { return };
+        let pending = slot.staged.is_pending();
+        let topic = shown.topic();
+
+        // A scheduled start and an end wait while a change of the same timer is on its way: it may undo them.
+        if !pending && let Some(timer) = slot.staged.shown_mut() {
+            if let Some(at) = timer.start_at.filter(|at| *at <= now.wall) {
+                timer.start_as_scheduled(now, at);
+                fx.follow(Record::History(timer.entry(at, history::Action::Started, &self.scheduler, second, now)));
+                fx.follow(Record::Timer(timer.clone()));
+                fx.announce(topic, effects::Message::Timer(Message::Started(timer.reading(now, second))));
+            }
+            if std::mem::take(&mut slot.misnamed) && timer.countdown.rename_end(now) {
+                fx.follow(Record::Timer(timer.clone()));
+            }
+        }
+        let Some(timer) = slot.staged.shown() else { return };
+        let reading = timer.reading(now, second);
+        let over = timer.countdown.is_over(now);
+        if timer.state == State::Running && reading.remaining_s < slot.told_s && !(over && pending) {
+            let crossed = timer.thresholds.iter().filter(|at| (reading.remaining_s..slot.told_s).contains(at));
+            for &threshold_s in crossed {
+                fx.announce(topic, effects::Message::Timer(Message::Warning { reading, threshold_s }));
+            }
+            fx.announce(topic, effects::Message::Timer(Message::Tick(reading)));
+            slot.told_s = reading.remaining_s;
+        }
+        if over
+            && !pending
+            && let Some(timer) = slot.staged.shown_mut()
+            && let Some(ends) = timer.countdown.ends()
+        {
+            timer.expire(ends);
+            fx.follow(Record::History(timer.entry(ends.wall, history::Action::Expired, &self.timerd, second, now)));
+            fx.follow(Record::Timer(timer.clone()));
+            fx.announce(topic, effects::Message::Timer(Message::Expired(timer.reading(now, second))));
+        }
+        self.arm(now, serial, fx);
+    }
+
+    /// Sets the alarm for the next thing that time alone brings about.
+    fn arm(&mut self, now: Now, serial: u32, fx: &mut Effects) {
+        let Some(slot) = self.slots.get_mut(&serial) else { return };
+        let Some(timer) = slot.staged.shown() else { return };
+        // What waits for the disk is looked at when the disk answers.
+        let pending = slot.staged.is_pending();
+        let next = match timer.start_at {
+            Some(at) if pending && at <= now.wall => None,
+            // Only a step of the wall clock moves this alarm; computing it anew would move it by the clocks' jitter.
+            Some(at) => slot.armed.or(Some(now.mono_at(at))),
+            None if timer.countdown.is_over(now) => None,
+            None => timer.countdown.next_tick(now, self.settings.second),
+        };
+        if next != slot.armed {
+            slot.generation = slot.generation.wrapping_add(1);
+            slot.armed = next;
+            if let Some(at) = next {
+                fx.deadlines.arm(at, Due::Timer(Sleeper { number: serial, generation: slot.generation }));
+            }
+        }
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // The disk.
+
+    /// The gathering batch goes to the disk.
+    pub fn hand_over(&mut self) {
+        self.touched.hand_over();
+        for serial in &self.touched.writing {
+            if let Some(slot) = self.slots.get_mut(serial) {
+                slot.staged.hand_over();
+            }
+        }
+    }
+
+    /// The batch in hand is durable: its states are shown. Returns whom to bring to the present, after what the batch
+    /// announces has been said.
+    #[must_use]
+    pub fn commit(&mut self) -> Vec<u32> {
+        let touched = std::mem::take(&mut self.touched.writing);
+        for serial in &touched {
+            let Some(slot) = self.slots.get_mut(serial) else { continue };
+            let before_s = slot.staged.commit().map(|before| before.duration_s);
+            if let (Some(before_s), Some(shown)) = (before_s, slot.staged.shown()) {
+                // An extension lifts the descent, and with it arms the warnings that lie above.
+                slot.told_s += shown.duration_s.saturating_sub(before_s);
+            }
+            self.forget_if_gone(*serial);
+        }
+        touched
+    }
+
+    /// Neither batch will ever be durable. Returns whom to bring to the present.
+    #[must_use]
+    pub fn undo(&mut self) -> Vec<u32> {
+        let Flight { mut gathering, writing } = std::mem::take(&mut self.touched);
+        gathering.extend(writing);
+        for serial in &gathering {
+            if let Some(slot) = self.slots.get_mut(serial) {
+                slot.staged.undo();
+            }
+            self.forget_if_gone(*serial);
+        }
+        gathering
+    }
+
+    /// Brings timers that waited for the disk to `now`.
+    pub fn resettle(&mut self, now: Now, serials: Vec<u32>, fx: &mut Effects) {
+        serials.into_iter().for_each(|serial| self.settle(now, serial, fx));
+    }
+
+    /// Takes up the timers of an earlier run, the time between counted as the operator wants it.
+    pub fn restore(&mut self, now: Now, image: Image, fx: &mut Effects) {
+        let Settings { second, outage, .. } = self.settings;
+        let alive = image.alive.unwrap_or(now);
+        let away = if image.same_boot { now.mono.since(alive.mono) } else { now.wall.since(alive.wall) };
+        self.serial = image.serial;
+        for mut timer in image.timers {
+            if let Some(ends) = timer.countdown.ends() {
+                let left = match image.same_boot {
+                    true => ends.mono.since(alive.mono),
+                    false => ends.wall.since(alive.wall),
+                };
+                let left_now = if outage == Outage::Freeze { left } else { left.saturating_sub(away) };
+                if left.is_zero() || left_now.is_zero() {
+                    timer.expire(ends);
+                    let expired = timer.entry(ends.wall, history::Action::Expired, &self.timerd, second, now);
+                    fx.follow(Record::History(expired));
+                    fx.follow(Record::Timer(timer.clone()));
+                } else if outage == Outage::Freeze && !away.is_zero() {
+                    timer.countdown = Countdown::Running { ends: Deadline::after(now, left_now) };
+                    timer.revision += 1;
+                    let frozen = history::Action::Outage { added_ms: second.ms(away) };
+                    fx.follow(Record::History(timer.entry(now.wall, frozen, &self.timerd, second, now)));
+                    fx.follow(Record::Timer(timer.clone()));
+                } else if !image.same_boot {
+                    // The boot time in the record means nothing any more; the wall time does, unless the wall clock
+                    // has gone back: then the time away counts as none, and the end gets a new name.
+                    let wall = if now.wall >= alive.wall { ends.wall } else { Deadline::after(now, left_now).wall };
+                    timer.countdown = Countdown::Running { ends: Deadline { mono: now.mono + left_now, wall } };
+                    fx.follow(Record::Timer(timer.clone()));
+                }
+            }
+            let serial = timer.serial;
+            // What was crossed while away is not told.
+            let told_s = timer.reading(now, second).remaining_s;
+            self.serials.insert(timer.id.clone(), serial);
+            self.slots.insert(serial, Slot::new(timer.id.clone(), Staged::durable(timer), told_s));
+            self.settle(now, serial, fx);
+        }
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+
+    /// The latest state of a timer, brought to `now`, if it is there and what `expected` takes it for; and how long
+    /// an answer about that must be held.
+    fn latest(
+        &mut self,
+        now: Now,
+        id: &str,
+        expected: &dyn Fn(u64) -> bool,
+        fx: &mut Effects,
+    ) -> (Result<Latest, Refusal>, Hold) {
+        let Some(&serial) = self.serials.get(id) else { return (Err(Refusal::NotFound), Hold::Nothing) };
+        self.settle(now, serial, fx);
+        let hold = self.slots.get(&serial).map_or(Hold::Nothing, |slot| slot.staged.hold());
+        match self.latest_at(now, serial) {
+            None => (Err(Refusal::NotFound), hold),
+            Some(latest) if !expected(latest.timer.revision) => (Err(Refusal::Changed(latest.timer.revision)), hold),
+            Some(latest) => (Ok(latest), hold),
+        }
+    }
+
+    /// Only a state that still waits for the disk can lag behind `now` once its timer is settled: what time alone has
+    /// brought about in it goes along with the next command. An end in it makes every action a refusal, and needs no
+    /// entry: it will follow when the state is shown.
+    fn latest_at(&self, now: Now, serial: u32) -> Option<Latest> {
+        let second = self.settings.second;
+        let mut timer = self.slots.get(&serial)?.staged.latest()?.clone();
+        let mut came_due = None;
+        if let Some(at) = timer.start_at.filter(|at| *at <= now.wall) {
+            timer.start_as_scheduled(now, at);
+            let entry = timer.entry(at, history::Action::Started, &self.scheduler, second, now);
+            came_due = Some((entry, Message::Started(timer.reading(now, second))));
+        }
+        if timer.countdown.is_over(now) {
+            timer.state = State::Expired;
+        }
+        Some(Latest { serial, timer, came_due })
+    }
+
+    fn stage(&mut self, serial: u32, next: Option<Timer>, fx: &mut Effects) {
+        let Some(slot) = self.slots.get_mut(&serial) else { return };
+        fx.command(match &next {
+            Some(timer) => Record::Timer(timer.clone()),
+            None => Record::TimerGone(slot.id.clone()),
+        });
+        slot.staged.stage(next);
+        self.touched.gathering.push(serial);
+    }
+
+    fn forget_if_gone(&mut self, serial: u32) {
+        if self.slots.get(&serial).is_some_and(|slot| slot.staged.is_gone())
+            && let Some(slot) = self.slots.remove(&serial)
+        {
+            self.serials.remove(&slot.id);
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! One connection, as far as it is more than a socket.
+//!
+//! Owns what a connection is: its protocol with the unfinished input of it, its outbox, its unanswered requests in
+//! order, its limits of patience. It knows no timer and no socket. While nothing is unfinished or unanswered, a
+//! WebSocket is these plain bytes and nothing on the heap.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::clock::Mono;
+use crate::domain::effects::Topic;
+use crate::hub::outbox::{Frame, Outbox};
+use crate::limits::*;
+use crate::wire::http::{self, Head, Request, Stage, Version};
+use crate::wire::ws;
+
+/// A connection's name within the hub: the index is the driver's too, the generation tells it from an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnId {
+    /// Which place.
+    pub index: u32,
+    /// Whose.
+    pub generation: u32,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// What waits to be sent.
+    pub outbox: Outbox,
+    /// When its one valid alarm rings.
+    pub alarm: Mono,
+    /// Tells it from an earlier connection in the same place.
+    pub generation: u32,
+    /// How far it is from its end.
+    pub phase: Phase,
+    /// Marked for the next flush.
+    pub dirty: bool,
+    /// What it speaks.
+    pub protocol: Protocol,
+}
+
+/// How far a connection is from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// In use.
+    Open,
+    /// Nothing more is taken from it; it is half-closed when its outbox is empty.
+    Leaving,
+    /// Half-closed: the other side has until the alarm to close too.
+    Lingering,
+    /// To be reaped.
+    Dead,
+}
+
+/// What a connection speaks.
+#[derive(Debug)]
+pub enum Protocol {
+    /// Requests and answers. Boxed: of a hundred thousand connections few are in this state.
+    Http(Box<Http>),
+    /// Messages.
+    Socket(Socket),
+}
+
+/// An HTTP connection.
+#[derive(Debug)]
+pub struct Http {
+    /// Unfinished input.
+    pub decoder: http::Decoder,
+    /// Unanswered requests, in order.
+    pub replies: VecDeque<Reply>,
+    /// A request that must not be looked at before those before it are answered.
+    pub next: Option<Request>,
+    /// Counts requests.
+    pub requests: u32,
+    /// When the stage of the input began.
+    pub since: Mono,
+    /// The stage that began then.
+    pub stage: Stage,
+    /// When the kernel last took bytes of an answer.
+    pub progress: Mono,
+    /// No request is taken after the one that said so.
+    pub last: bool,
+    /// The other side will send no more.
+    pub eof: bool,
+    /// One connection too many: it is only told so.
+    pub over: bool,
+    /// Who is there.
+    pub peer: IpAddr,
+}
+
+/// A place in the order of answers.
+#[derive(Debug)]
+pub struct Reply {
+    /// Which request.
+    pub number: u32,
+    /// The answer, once it may leave.
+    pub bytes: Option<Vec<u8>>,
+}
+
+/// How an answer is framed, from the request it answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Framing {
+    /// The request's version.
+    pub version: Version,
+    /// Whether the connection lives on.
+    pub keep_alive: bool,
+    /// HEAD: no body.
+    pub head_only: bool,
+}
+
+impl Framing {
+    /// As `head` asks for.
+    pub fn of(head: &Head) -> Self {
+        Framing { version: head.version, keep_alive: head.keep_alive(), head_only: head.method == "HEAD" }
+    }
+}
+
+impl Http {
+    /// A connection that has said nothing yet.
+    pub fn new(now: Mono, peer: IpAddr, over: bool) -> Self {
+        Http {
+            decoder: http::Decoder::new(),
+            replies: VecDeque::new(),
+            next: None,
+            requests: 0,
+            since: now,
+            stage: Stage::Idle,
+            progress: now,
+            last: false,
+            eof: false,
+            over,
+            peer,
+        }
+    }
+
+    /// Whether another request may be looked at.
+    pub fn takes_requests(&self) -> bool {
+        !self.last && self.replies.len() < PIPELINE_MAX
+    }
+
+    /// Until when this may go on as it is. `sending`: an answer waits for the client to take it.
+    pub fn patience(&self, sending: bool) -> Option<Mono> {
+        if sending {
+            return Some(self.progress + WRITE_STALL_MAX);
+        }
+        if !self.replies.is_empty() || self.next.is_some() {
+            // Waits for the disk, which has a bound of its own.
+            return None;
+        }
+        Some(self.since + self.age_max())
+    }
+
+    /// How old the present stage of the input may grow.
+    pub fn age_max(&self) -> Duration {
+        match self.stage {
+            Stage::Idle => IDLE_MAX,
+            Stage::Head => HEAD_AGE_MAX,
+            Stage::Body => BODY_AGE_MAX,
+        }
+    }
+}
+
+/// A WebSocket.
+#[derive(Debug)]
+pub struct Socket {
+    /// Unfinished input.
+    pub decoder: ws::Decoder,
+    /// When the unfinished input began.
+    pub unfinished_since: Mono,
+    /// When it was last told something in text.
+    pub told: Mono,
+    /// When it was last pinged.
+    pub pinged: Mono,
+    /// When it last said anything.
+    pub heard: Mono,
+    /// When it would have said so much at the allowed pace.
+    pub pace: Mono,
+    /// Its place in the audience.
+    pub place: u32,
+    /// What it listens to.
+    pub listens: Listens,
+}
+
+/// What a WebSocket listens to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listens {
+    /// The messages of one noun; `counted`: it takes one of the noun's places.
+    Topic {
+        /// Which.
+        topic: Topic,
+        /// Whether it takes a place.
+        counted: bool,
+    },
+    /// Itself.
+    Echo,
+    /// Nothing: it was refused.
+    Nothing,
+}
+
+impl Socket {
+    /// A socket that has just been opened.
+    pub fn new(now: Mono, listens: Listens) -> Self {
+        Socket {
+            decoder: ws::Decoder::new(),
+            unfinished_since: now,
+            told: now,
+            pinged: now,
+            heard: now,
+            pace: now,
+            place: 0,
+            listens,
+        }
+    }
+
+    /// Bytes that a message may have.
+    pub fn message_bytes_max(&self) -> usize {
+        if self.listens == Listens::Echo { ECHO_BYTES_MAX } else { MESSAGE_BYTES_MAX }
+    }
+
+    /// Counts a message of the client. `false`: it says too much.
+    pub fn keeps_pace(&mut self, now: Mono) -> bool {
+        const STEP: Duration = Duration::from_nanos(1_000_000_000 / MESSAGES_PER_S as u64);
+        const AHEAD_MAX: Duration = Duration::from_nanos(1_000_000_000 / MESSAGES_PER_S as u64 * MESSAGES_BURST as u64);
+        self.pace = self.pace.max(now) + STEP;
+        self.pace.since(now) <= AHEAD_MAX || self.listens == Listens::Echo
+    }
+
+    /// When something must be said or done next, if the client stays silent.
+    pub fn patience(&self) -> Mono {
+        let unfinished = match self.decoder.is_unfinished() {
+            true => self.unfinished_since + MESSAGE_AGE_MAX,
+            false => Mono::MAX,
+        };
+        (self.told + KEEPALIVE_AFTER)
+            .min(self.pinged + PING_EVERY)
+            .min(self.heard + PEER_SILENCE_MAX)
+            .min(unfinished)
+    }
+}
+
+impl Conn {
+    /// A connection that has just been accepted.
+    pub fn new(now: Mono, generation: u32, peer: IpAddr, over: bool) -> Self {
+        Conn {
+            outbox: Outbox::default(),
+            alarm: Mono::MAX,
+            generation,
+            phase: Phase::Open,
+            dirty: false,
+            protocol: Protocol::Http(Box::new(Http::new(now, peer, over))),
+        }
+    }
+
+    /// Its HTTP state, while it speaks that.
+    pub fn http(&mut self) -> Option<&mut Http> {
+        match &mut self.protocol {
+            Protocol::Http(http) => Some(http),
+            Protocol::Socket(_) => None,
+        }
+    }
+
+    /// Its WebSocket state, while it speaks that.
+    pub fn socket(&mut self) -> Option<&mut Socket> {
+        match &mut self.protocol {
+            Protocol::Http(_) => None,
+            Protocol::Socket(socket) => Some(socket),
+        }
+    }
+
+    /// Whether its input is to be read at all. What is not read now must be asked for again.
+    pub fn wants_input(&self) -> bool {
+        match (&self.phase, &self.protocol) {
+            // What is still coming is thrown away, so that closing does not reset the line under our last words.
+            (Phase::Leaving | Phase::Lingering, _) => true,
+            (Phase::Dead, _) => false,
+            (Phase::Open, Protocol::Http(http)) => {
+                http.takes_requests() && http.next.is_none() && self.outbox.bytes() < OUTBOX_BYTES_MAX
+            }
+            (Phase::Open, Protocol::Socket(_)) => true,
+        }
+    }
+
+    /// Bytes of unfinished input held for it.
+    pub fn buffered(&self) -> usize {
+        match &self.protocol {
+            Protocol::Http(http) => http.decoder.buffered(),
+            Protocol::Socket(socket) => socket.decoder.buffered(),
+        }
+    }
+
+    /// Moves answers that are next in order and may leave into the outbox. Returns whether any did.
+    pub fn release_replies(&mut self) -> bool {
+        let Protocol::Http(http) = &mut self.protocol else { return false };
+        let mut released = false;
+        while let Some(bytes) = http.replies.front_mut().and_then(|reply| reply.bytes.take()) {
+            http.replies.pop_front();
+            self.outbox.push_unbounded(Frame::lasting(bytes));
+            released = true;
+        }
+        released
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_connection_is_small() {
+        assert!(size_of::<Conn>() <= 160, "{} bytes", size_of::<Conn>());
+    }
+
+    #[test]
+    fn a_burst_is_allowed_and_a_flood_is_not() {
+        let mut socket = Socket::new(Mono::from_ns(0), Listens::Nothing);
+        let now = Mono::from_ns(1_000_000_000);
+        assert_eq!((0..200).take_while(|_| socket.keeps_pace(now)).count(), MESSAGES_BURST as usize);
+        let later = now + Duration::from_secs(6);
+        assert!((0..50).all(|_| socket.keeps_pace(later)));
+    }
+}

@@ -1,0 +1,174 @@
+//! What waits for the disk.
+//!
+//! Owns the answers that may leave only when their batch is durable, the questions only the disk can answer, and the
+//! judgement of the disk's health. It knows connections by name only, and never touches one.
+//!
+//! Invariants: an answer is given out once, as what it is when its batch is durable and as 503 when it never will be;
+//! at most one batch is in the disk's hands; while the store is degraded, a write is tried once a second and no
+//! command is taken.
+
+use std::collections::HashMap;
+
+use crate::clock::{Mono, Now, WallMs};
+use crate::domain::Engine;
+use crate::domain::disk::{Job, Query};
+use crate::domain::staged::{Flight, Hold};
+use crate::hub::conn::ConnId;
+use crate::limits::{DISK_HANG_MAX, DISK_RETRY_EVERY, QUERIES_MAX};
+use crate::wire::http::{Head, Response};
+
+/// Somebody who waits for an answer.
+#[derive(Debug)]
+pub struct Waiting {
+    /// On which connection.
+    pub conn: ConnId,
+    /// To which of its requests.
+    pub number: u32,
+    /// What that request said about the form of the answer.
+    pub head: Head,
+}
+
+/// What is kept until the disk has spoken.
+#[derive(Debug, Default)]
+pub struct Custody {
+    held: Flight<Vec<(Waiting, Response)>>,
+    asks: Flight<Vec<(Waiting, Query)>>,
+    asked: HashMap<u64, Waiting>,
+    tickets: u64,
+    jobs: Vec<Job>,
+    in_hand_since: Option<Mono>,
+    hung: bool,
+    degraded: Option<String>,
+    retry_at: Mono,
+    alive_due: bool,
+}
+
+impl Custody {
+    /// Why commands cannot be carried out, while that is so.
+    pub fn degraded(&self) -> Option<&str> {
+        self.degraded.as_deref()
+    }
+
+    /// Since when the disk has had the batch in its hands.
+    pub fn in_hand_since(&self) -> Option<Mono> {
+        self.in_hand_since
+    }
+
+    /// Keeps an answer until the batch it tells of is durable.
+    pub fn hold(&mut self, hold: Hold, waiting: Waiting, response: Response) {
+        match hold {
+            Hold::Writing => self.held.writing.push((waiting, response)),
+            Hold::Gathering | Hold::Nothing => self.held.gathering.push((waiting, response)),
+        }
+    }
+
+    /// Asks the disk, after the batch that the question is about.
+    ///
+    /// # Errors
+    /// Gives the asker back when too many questions wait already.
+    pub fn ask(&mut self, hold: Hold, waiting: Waiting, query: Query) -> Result<(), Waiting> {
+        if self.asked.len() + self.asks.gathering.len() + self.asks.writing.len() >= QUERIES_MAX {
+            return Err(waiting);
+        }
+        match hold {
+            Hold::Nothing => {
+                self.tickets += 1;
+                self.asked.insert(self.tickets, waiting);
+                self.jobs.push(Job::Ask(self.tickets, query));
+            }
+            Hold::Writing => self.asks.writing.push((waiting, query)),
+            Hold::Gathering => self.asks.gathering.push((waiting, query)),
+        }
+        Ok(())
+    }
+
+    /// Who asked the question with this ticket.
+    pub fn asker(&mut self, ticket: u64) -> Option<Waiting> {
+        self.asked.remove(&ticket)
+    }
+
+    /// Asks the disk to forget old history.
+    pub fn forget(&mut self, before: WallMs) {
+        self.jobs.push(Job::Forget(before));
+    }
+
+    /// The sign of life is to be written.
+    pub fn alive(&mut self) {
+        self.alive_due = true;
+    }
+
+    /// What the disk has to do next: whatever has gathered, if it has nothing in hand, then the questions.
+    pub fn take_jobs(&mut self, now: Now, engine: &mut Engine) -> Vec<Job> {
+        let wanted = engine.fx.gathered() > 0 || self.alive_due || self.degraded.is_some();
+        let allowed = !engine.is_writing() && (self.degraded.is_none() || now.mono >= self.retry_at);
+        if wanted && allowed {
+            self.alive_due = false;
+            self.in_hand_since = Some(now.mono);
+            self.held.hand_over();
+            self.asks.hand_over();
+            self.jobs.insert(0, Job::Write(engine.hand_over(now)));
+        }
+        std::mem::take(&mut self.jobs)
+    }
+
+    /// The batch in hand is durable: these answers may leave. Questions about it are asked now.
+    pub fn written(&mut self) -> Vec<(Waiting, Response)> {
+        if self.degraded.take().is_some() {
+            log::warn!("the store can be written again");
+        }
+        self.in_hand_since = None;
+        self.hung = false;
+        for (waiting, query) in std::mem::take(&mut self.asks.writing) {
+            // These have been counted when they were put here.
+            self.tickets += 1;
+            self.asked.insert(self.tickets, waiting);
+            self.jobs.push(Job::Ask(self.tickets, query));
+        }
+        std::mem::take(&mut self.held.writing)
+    }
+
+    /// The batch in hand will never be durable: all these are told that nothing was changed.
+    pub fn failed(&mut self, now: Now, why: &str) -> Vec<Waiting> {
+        if self.degraded.is_none() {
+            log::error!("the store cannot be written: {why}; clocks run on, commands are refused");
+        }
+        self.degraded = Some(format!("The store cannot be written ({why}): nothing was changed"));
+        self.retry_at = now.mono + DISK_RETRY_EVERY;
+        self.in_hand_since = None;
+        self.hung = false;
+        self.everybody()
+    }
+
+    /// The disk has not answered for too long: all these are told that the outcome is unknown.
+    pub fn hang(&mut self, now: Now) -> Vec<Waiting> {
+        if self.hung || self.in_hand_since.is_none_or(|since| now.mono.since(since) < DISK_HANG_MAX) {
+            return Vec::new();
+        }
+        log::error!("the disk has not answered for {} s; clocks run on, commands are refused", DISK_HANG_MAX.as_secs());
+        self.hung = true;
+        self.degraded = Some("The disk does not answer: nothing was changed".to_owned());
+        self.retry_at = now.mono;
+        self.everybody()
+    }
+
+    /// When the disk must be looked after without its having spoken.
+    pub fn next_deadline(&self) -> Option<Mono> {
+        match self.in_hand_since {
+            Some(since) if !self.hung => Some(since + DISK_HANG_MAX),
+            Some(_) => None,
+            None => self.degraded.is_some().then_some(self.retry_at),
+        }
+    }
+
+    /// Nobody waits for anything.
+    pub fn is_idle(&self) -> bool {
+        self.in_hand_since.is_none() && self.held.gathering.is_empty() && self.asked.is_empty()
+    }
+
+    fn everybody(&mut self) -> Vec<Waiting> {
+        let Flight { gathering, writing } = std::mem::take(&mut self.held);
+        let asks = std::mem::take(&mut self.asks);
+        let askers = asks.writing.into_iter().chain(asks.gathering).map(|(waiting, _)| waiting);
+        writing.into_iter().chain(gathering).map(|(waiting, _)| waiting).chain(askers).collect()
+    }
+}

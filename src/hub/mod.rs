@@ -1,0 +1,550 @@
+//! The hub: every connection, and the whole daemon without its sockets.
+//!
+//! Owns connections, audiences and what waits for the disk, and drives domain and API. Sans-IO: a driver brings bytes,
+//! time and the disk's words, and carries bytes and jobs away. The mio loop is one driver, the simulation another.
+//! It must not know a socket, a thread or a clock.
+//!
+//! A driver's turn, in this order:
+//! [`Hub::begin`], [`Hub::handle_done`], [`Hub::accept`], [`Hub::advance`], [`Hub::receive`] and its kin,
+//! [`Hub::take_jobs`], [`Hub::flush`], [`Hub::reap`].
+
+pub mod audience;
+pub mod conn;
+pub mod custody;
+pub mod outbox;
+mod requests;
+mod sockets;
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::api::answer::unavailable;
+use crate::api::chance::Chance;
+use crate::api::guard::Guard;
+use crate::api::time::imf_fixdate;
+use crate::api::Api;
+use crate::clock::{Mono, Now, WallMs};
+use crate::domain::deadlines::{Due, Sleeper};
+use crate::domain::disk::{Done, Image, Job};
+use crate::domain::effects::{Batch, Record, Topic};
+use crate::domain::{Engine, Return, timers};
+use crate::limits::*;
+use crate::metrics::Metrics;
+use audience::Audience;
+use conn::{Conn, ConnId, Phase, Protocol};
+use custody::{Custody, Waiting};
+
+/// What an operator has set.
+pub struct Settings {
+    /// The timers' rules.
+    pub timers: timers::Settings,
+    /// Who may ask for what.
+    pub guard: Guard,
+    /// Clients of one timer.
+    pub clients_per_timer: u32,
+    /// Connections served at a time.
+    pub connections_max: usize,
+    /// How long the history of timers that are gone is kept. `None`: for ever.
+    pub keep_history: Option<Duration>,
+    /// The secret that ids are drawn from.
+    pub seed: [u8; 32],
+}
+
+/// The sockets, as far as the hub has to do with them. An index names the same connection on both sides.
+pub trait Sockets {
+    /// Sends what the kernel will take.
+    ///
+    /// # Errors
+    /// `WouldBlock` when it takes nothing now; anything else ends the connection.
+    fn send(&mut self, index: u32, bytes: &[u8]) -> io::Result<usize>;
+    /// Sends what the kernel will take of several frames at once.
+    ///
+    /// # Errors
+    /// As [`Sockets::send`].
+    fn send_vectored(&mut self, index: u32, frames: &[io::IoSlice<'_>]) -> io::Result<usize>;
+    /// Nothing more will be sent.
+    fn finish(&mut self, index: u32);
+    /// The connection is over; its index may be given to another.
+    fn close(&mut self, index: u32);
+}
+
+/// The daemon without its sockets.
+pub struct Hub {
+    /// What is counted.
+    pub metrics: Metrics,
+    api: Api,
+    engine: Engine,
+    chance: Chance,
+    conns: Slab<Conn>,
+    generation: u32,
+    audiences: HashMap<Topic, Audience>,
+    custody: Custody,
+    /// Connections with something to send, in the order in which they will be served.
+    dirty: VecDeque<u32>,
+    dead: Vec<u32>,
+    unfinished_bytes: usize,
+    connections_max: usize,
+    keep_history: Option<Duration>,
+    stopping: bool,
+    date: Date,
+    text: String,
+}
+
+impl Hub {
+    /// The daemon as it was left.
+    ///
+    /// # Errors
+    /// When the API's table of routes contradicts itself.
+    pub fn new(now: Now, settings: Settings, image: Image) -> Result<(Self, Return), matchit::InsertError> {
+        let mut hub = Hub {
+            metrics: Metrics::new(),
+            api: Api::new(settings.guard, settings.clients_per_timer)?,
+            engine: Engine::new(settings.timers),
+            chance: Chance::new(settings.seed),
+            conns: Slab::new(),
+            generation: 0,
+            audiences: HashMap::new(),
+            custody: Custody::default(),
+            dirty: VecDeque::new(),
+            dead: Vec::new(),
+            unfinished_bytes: 0,
+            connections_max: settings.connections_max,
+            keep_history: settings.keep_history,
+            stopping: false,
+            date: Date::default(),
+            text: String::new(),
+        };
+        let found = hub.engine.restore(now, image);
+        hub.engine.fx.deadlines.arm(now.mono, Due::Heartbeat);
+        hub.engine.fx.deadlines.arm(now.mono, Due::Upkeep);
+        hub.publish(now);
+        Ok((hub, found))
+    }
+
+    /// Everything that is true, for whoever checks it.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The rules of access, to be exchanged.
+    pub fn guard_mut(&mut self) -> &mut Guard {
+        &mut self.api.guard
+    }
+
+    /// Why commands cannot be carried out, while that is so.
+    pub fn degraded(&self) -> Option<&str> {
+        self.custody.degraded()
+    }
+
+    /// Connections open.
+    pub fn connections(&self) -> usize {
+        self.conns.len()
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // Time.
+
+    /// A turn begins at `now`.
+    pub fn begin(&mut self, now: Now) {
+        if let Some(step_ms) = self.engine.observe(now) {
+            self.metrics.wall_steps.inc();
+            log::warn!("the wall clock was stepped by {step_ms} ms; nothing running was moved");
+            self.publish(now);
+        }
+        let unknown = self.custody.hang(now);
+        let text = "The disk does not answer: outcome unknown. Ask again with the same Idempotency-Key";
+        self.turn_away(now, unknown, text);
+    }
+
+    /// Lets what has come due happen. Returns whether some of it is left for the next turn.
+    pub fn advance(&mut self, now: Now) -> bool {
+        for _ in 0..DEADLINES_PER_TURN {
+            let Some((at, due)) = self.engine.fx.deadlines.pop(now.mono) else {
+                self.publish(now);
+                return false;
+            };
+            match due {
+                Due::Timer(sleeper) => {
+                    self.metrics.deadline_lateness.observe(now.mono.since(at).as_secs_f64());
+                    self.engine.timers.wake(now, sleeper, &mut self.engine.fx);
+                }
+                Due::Connection(sleeper) => self.wake(now, at, sleeper),
+                Due::Heartbeat => {
+                    if self.engine.timers.is_any_running() {
+                        self.custody.alive();
+                    }
+                    self.engine.fx.deadlines.arm(now.mono + HEARTBEAT_EVERY, Due::Heartbeat);
+                }
+                Due::Upkeep => {
+                    self.engine.upkeep(now);
+                    if let Some(keep) = self.keep_history {
+                        self.custody.forget(now.wall - keep);
+                    }
+                    self.engine.fx.deadlines.arm(now.mono + UPKEEP_EVERY, Due::Upkeep);
+                }
+            }
+        }
+        self.publish(now);
+        true
+    }
+
+    /// Something was cut short and can go on at once.
+    pub fn has_backlog(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// When a turn is due at the latest.
+    pub fn next_deadline(&self) -> Option<Mono> {
+        let deadlines = [self.engine.fx.deadlines.next(), self.custody.next_deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // The disk.
+
+    /// What the disk is to do next.
+    pub fn take_jobs(&mut self, now: Now) -> Vec<Job> {
+        self.custody.take_jobs(now, &mut self.engine)
+    }
+
+    /// The disk has spoken.
+    pub fn handle_done(&mut self, now: Now, done: Done) {
+        match done {
+            Done::Written(batch) => {
+                let taken = self.custody.in_hand_since().map_or(Duration::ZERO, |since| now.mono.since(since));
+                self.metrics.commits.inc();
+                self.metrics.commit_duration.observe(taken.as_secs_f64());
+                log_changes(&batch);
+                self.engine.commit(now);
+                // The answer to a command goes before what it announces: whoever asked is not surprised by it.
+                for (Waiting { conn, number, head }, response) in self.custody.written() {
+                    self.reply(now, conn, number, &head, &response);
+                    self.resume(now, conn);
+                }
+                self.publish(now);
+            }
+            Done::Failed(batch, why) => {
+                self.metrics.commits_failed.inc();
+                self.engine.undo(now, batch);
+                let waiting = self.custody.failed(now, &why);
+                let text = self.custody.degraded().unwrap_or_default().to_owned();
+                self.turn_away(now, waiting, &text);
+                self.publish(now);
+            }
+            Done::Answered(ticket, answered) => {
+                if let Some(Waiting { conn, number, head }) = self.custody.asker(ticket) {
+                    let response = self.api.render(&head, answered);
+                    self.reply(now, conn, number, &head, &response);
+                    self.resume(now, conn);
+                }
+            }
+            Done::Closed => {}
+        }
+    }
+
+    /// All these wait in vain.
+    fn turn_away(&mut self, now: Now, waiting: Vec<Waiting>, text: &str) {
+        for Waiting { conn, number, head } in waiting {
+            let response = self.api.finish(&head, unavailable(text));
+            self.reply(now, conn, number, &head, &response);
+            self.resume(now, conn);
+        }
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // Connections.
+
+    /// Somebody has come. `None`: there is not even room to say that there is no room.
+    pub fn accept(&mut self, now: Now, peer: IpAddr) -> Option<u32> {
+        self.metrics.connections_accepted.inc();
+        let over = self.conns.len() >= self.connections_max;
+        if over {
+            self.metrics.connections_refused.inc();
+        }
+        if self.conns.len() >= self.connections_max + connections_over_max(self.connections_max) {
+            return None;
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let index = self.conns.insert(Conn::new(now.mono, self.generation, peer, over));
+        let index = u32::try_from(index).ok()?;
+        self.watch(index);
+        Some(index)
+    }
+
+    /// Whether the input of a connection is to be read at all. What is left now must be offered again.
+    pub fn wants_input(&self, index: u32) -> bool {
+        self.conns.get(index as usize).is_some_and(Conn::wants_input)
+    }
+
+    /// Bytes have come.
+    pub fn receive(&mut self, now: Now, index: u32, bytes: &[u8]) {
+        let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
+        let before = conn.buffered();
+        match &mut conn.protocol {
+            Protocol::Http(http) => {
+                http.decoder.push(bytes);
+                self.pump(now, index);
+            }
+            Protocol::Socket(_) => self.hear(now, index, bytes),
+        }
+        let after = self.conns.get(index as usize).map_or(0, Conn::buffered);
+        self.unfinished_bytes = (self.unfinished_bytes + after).saturating_sub(before);
+        if after > before && self.unfinished_bytes > UNFINISHED_BYTES_MAX {
+            self.metrics.connections_shed.inc();
+            self.kill(index);
+        }
+    }
+
+    /// The other side will send no more.
+    pub fn receive_eof(&mut self, now: Now, index: u32) {
+        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        match (&conn.phase, &mut conn.protocol) {
+            (Phase::Open, Protocol::Http(http)) => {
+                http.eof = true;
+                self.end_if_last(now, index);
+            }
+            (Phase::Leaving, _) if !conn.outbox.is_empty() => {}
+            _ => self.kill(index),
+        }
+    }
+
+    /// The line is dead.
+    pub fn reset(&mut self, index: u32) {
+        self.kill(index);
+    }
+
+    /// The kernel may take bytes again.
+    pub fn writable(&mut self, index: u32) {
+        if self.conns.get(index as usize).is_some_and(|conn| !conn.outbox.is_empty()) {
+            self.mark(index);
+        }
+    }
+
+    /// Sends what waits, to so many connections as one turn allows. Returns whether some are left.
+    pub fn flush(&mut self, now: Now, sockets: &mut impl Sockets) -> bool {
+        let mut bytes_left = WRITE_BYTES_PER_TURN;
+        for _ in 0..FLUSHES_PER_TURN {
+            let Some(index) = self.dirty.pop_front() else { return false };
+            let Some(conn) = self.conns.get_mut(index as usize) else { continue };
+            conn.dirty = false;
+            if matches!(conn.phase, Phase::Lingering | Phase::Dead) {
+                continue;
+            }
+            let mut broken = false;
+            while !conn.outbox.is_empty() {
+                let wanted = conn.outbox.bytes();
+                let sent = match conn.outbox.only() {
+                    Some(bytes) => sockets.send(index, bytes),
+                    None => sockets.send_vectored(index, &conn.outbox.slices()),
+                };
+                match sent {
+                    Ok(sent) => {
+                        conn.outbox.advance(sent);
+                        bytes_left = bytes_left.saturating_sub(sent);
+                        if let Protocol::Http(http) = &mut conn.protocol {
+                            http.progress = now.mono;
+                        }
+                        if sent < wanted {
+                            break;
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(_) => {
+                        broken = true;
+                        break;
+                    }
+                }
+            }
+            if broken {
+                self.kill(index);
+            } else if !conn.outbox.is_empty() {
+                // The kernel will say when it can take more; whoever takes nothing for long is dropped.
+                self.watch(index);
+            } else if conn.phase == Phase::Leaving {
+                sockets.finish(index);
+                conn.phase = Phase::Lingering;
+                self.set_alarm(index, now.mono + LINGER_MAX);
+            } else if matches!(conn.protocol, Protocol::Http(_)) {
+                self.pump(now, index);
+            }
+            if bytes_left == 0 {
+                break;
+            }
+        }
+        !self.dirty.is_empty()
+    }
+
+    /// Forgets the connections that have ended.
+    pub fn reap(&mut self, sockets: &mut impl Sockets) {
+        for index in std::mem::take(&mut self.dead) {
+            self.part(index);
+            let conn = self.conns.remove(index as usize);
+            self.unfinished_bytes = self.unfinished_bytes.saturating_sub(conn.buffered());
+            if matches!(conn.protocol, Protocol::Socket(_)) {
+                self.metrics.websockets.dec();
+            }
+            sockets.close(index);
+        }
+    }
+
+    /// Keeps the books of a turn that took `spent`.
+    pub fn account(&mut self, spent: Duration) {
+        self.metrics.turn_duration.observe(spent.as_secs_f64());
+        self.metrics.connections.set(i64::try_from(self.conns.len()).unwrap_or(i64::MAX));
+        self.metrics.timers.set(i64::try_from(self.engine.timers.len()).unwrap_or(i64::MAX));
+        self.metrics.degraded.set(i64::from(self.custody.degraded().is_some()));
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // The end.
+
+    /// No more commands: what was asked is finished, what is asked from here on is told to come back.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Everything that was asked has been answered, as far as that depends on the disk.
+    pub fn is_settled(&self) -> bool {
+        self.custody.is_idle() && self.engine.fx.gathered() == 0
+    }
+
+    /// Sends everybody away: sockets with 1012, so that they come back.
+    pub fn dismiss(&mut self, now: Now) {
+        let indices: Vec<usize> = self.conns.iter().map(|(index, _)| index).collect();
+        for index in indices.into_iter().filter_map(|index| u32::try_from(index).ok()) {
+            match self.conns.get(index as usize).map(|conn| &conn.protocol) {
+                Some(Protocol::Socket(_)) => self.close_socket(now, index, 1012, "Service restart"),
+                Some(Protocol::Http(_)) => self.leave(now, index),
+                None => {}
+            }
+        }
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+
+    /// Says what has become true.
+    fn publish(&mut self, now: Now) {
+        let mut announcements = std::mem::take(&mut self.engine.fx.announcements);
+        for announcement in announcements.drain(..) {
+            self.broadcast(now, &announcement);
+        }
+        // The buffer is used again.
+        self.engine.fx.announcements = announcements;
+    }
+
+    fn live(&mut self, id: ConnId) -> Option<&mut Conn> {
+        let conn = self.conns.get_mut(id.index as usize)?;
+        (conn.generation == id.generation && conn.phase == Phase::Open).then_some(conn)
+    }
+
+    /// An answer has been given: requests behind it may be looked at.
+    fn resume(&mut self, now: Now, id: ConnId) {
+        if self.live(id).is_some() {
+            self.pump(now, id.index);
+        }
+    }
+
+    /// Marks a connection for the next flush.
+    fn mark(&mut self, index: u32) {
+        if let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| !conn.dirty) {
+            conn.dirty = true;
+            self.dirty.push_back(index);
+        }
+    }
+
+    /// Takes nothing more from a connection, and ends it when everything is sent.
+    fn leave(&mut self, now: Now, index: u32) {
+        let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
+        conn.phase = Phase::Leaving;
+        let patience = if matches!(conn.protocol, Protocol::Http(_)) { WRITE_STALL_MAX } else { LINGER_MAX };
+        self.set_alarm(index, now.mono + patience);
+        self.mark(index);
+    }
+
+    /// Ends a connection at once.
+    fn kill(&mut self, index: u32) {
+        if let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase != Phase::Dead) {
+            conn.phase = Phase::Dead;
+            self.dead.push(index);
+            self.part(index);
+        }
+    }
+
+    /// Sees to it that the connection's alarm rings in time. An alarm that rings too early costs a look, one set
+    /// for every byte would fill the heap.
+    fn watch(&mut self, index: u32) {
+        let Some(conn) = self.conns.get(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
+        let patience = match &conn.protocol {
+            Protocol::Http(http) => http.patience(!conn.outbox.is_empty()),
+            Protocol::Socket(socket) => Some(socket.patience()),
+        };
+        if let Some(due) = patience.filter(|due| *due < conn.alarm) {
+            self.set_alarm(index, due);
+        }
+    }
+
+    fn set_alarm(&mut self, index: u32, at: Mono) {
+        if let Some(conn) = self.conns.get_mut(index as usize) {
+            conn.alarm = at;
+            let sleeper = Sleeper { number: index, generation: conn.generation };
+            self.engine.fx.deadlines.arm(at, Due::Connection(sleeper));
+        }
+    }
+
+    fn wake(&mut self, now: Now, at: Mono, sleeper: Sleeper) {
+        let index = sleeper.number;
+        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        if conn.generation != sleeper.generation || conn.alarm != at {
+            return;
+        }
+        conn.alarm = Mono::MAX;
+        let sending = !conn.outbox.is_empty();
+        match (conn.phase, &conn.protocol) {
+            (Phase::Dead, _) => {}
+            (Phase::Lingering, _) | (Phase::Leaving, Protocol::Socket(_)) => self.kill(index),
+            (Phase::Leaving, Protocol::Http(http)) => {
+                let until = http.progress + WRITE_STALL_MAX;
+                if until <= now.mono { self.kill(index) } else { self.set_alarm(index, until) }
+            }
+            (Phase::Open, Protocol::Http(http)) => match http.patience(sending) {
+                Some(due) if due <= now.mono => self.lose_patience(now, index),
+                _ => self.watch(index),
+            },
+            (Phase::Open, Protocol::Socket(_)) => self.nudge(now, index),
+        }
+    }
+}
+
+/// The date of answers, made once a second.
+#[derive(Default)]
+struct Date {
+    second: i64,
+    text: String,
+}
+
+impl Date {
+    fn at(&mut self, wall: WallMs) -> &str {
+        let second = wall.ms().div_euclid(1000);
+        if second != self.second || self.text.is_empty() {
+            self.second = second;
+            self.text = imf_fixdate(wall);
+        }
+        &self.text
+    }
+}
+
+/// One line for each change of a timer, when it is durable.
+fn log_changes(batch: &Batch) {
+    for record in batch.follows.iter().chain(&batch.commands) {
+        if let Record::History(entry) = record {
+            let (timer, action, actor) = (&*entry.timer, entry.action.name(), &*entry.actor);
+            let left_s = entry.remaining_ms.div_ceil(1000);
+            log::info!(timer, actor, revision = entry.revision, left_s; "timer {action}");
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! HTTP connections: bytes to requests, requests to answers, answers out in order.
+//!
+//! Owns the order of a connection's answers and the patience with its input. What a request means is the API's
+//! business; when an answer may leave is custody's.
+//!
+//! Invariants: answers leave in the order of their requests; a read behind an unanswered change is not looked at
+//! before that is answered, so that it sees the change; a connection with too many unanswered requests is not read.
+
+use crate::api::answer::{error_text, unavailable};
+use crate::api::{Outcome, Socket as Opened, World};
+use crate::clock::Now;
+use crate::domain::effects::Topic;
+use crate::domain::staged::Hold;
+use crate::hub::Hub;
+use crate::hub::conn::{ConnId, Framing, Listens, Phase, Protocol, Reply, Socket};
+use crate::hub::custody::Waiting;
+use crate::hub::outbox::Frame;
+use crate::wire::http::{self, Fault, Head, Input, Request, Response, Stage};
+
+impl Hub {
+    /// Looks at whatever whole requests the input holds.
+    pub(super) fn pump(&mut self, now: Now, index: u32) {
+        let mut handled = false;
+        while let Some(input) = self.next_input(index) {
+            handled = true;
+            match input {
+                Input::Request(request) => self.handle_request(now, index, request),
+                Input::Expect => self.handle_expectation(now, index),
+                Input::Fault(fault) => self.handle_fault(now, index, fault),
+            }
+        }
+        self.end_if_last(now, index);
+        let Some(http) = self.conns.get_mut(index as usize).and_then(|conn| conn.http()) else { return };
+        let stage = http.decoder.stage();
+        if handled || stage != http.stage {
+            http.since = now.mono;
+            http.stage = stage;
+        }
+        self.watch(index);
+    }
+
+    /// The next whole thing in the input that may be looked at now.
+    fn next_input(&mut self, index: u32) -> Option<Input> {
+        let conn = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open)?;
+        let http = conn.http()?;
+        if !http.takes_requests() {
+            return None;
+        }
+        let unanswered = !http.replies.is_empty();
+        let input = match http.next.take() {
+            Some(request) => Input::Request(request),
+            None => http.decoder.next(|head| self.api.body_bytes_max(head))?,
+        };
+        match input {
+            Input::Request(request) if unanswered && !is_change(&request.head) => {
+                http.next = Some(request);
+                None
+            }
+            other => Some(other),
+        }
+    }
+
+    fn handle_request(&mut self, now: Now, index: u32, request: Request) {
+        self.metrics.requests.inc();
+        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        let id = ConnId { index, generation: conn.generation };
+        let Some(http) = conn.http() else { return };
+        http.last |= !request.head.keep_alive();
+        let over = http.over || self.stopping;
+        let audiences = &self.audiences;
+        let mut outcome = self.api.handle(
+            &request,
+            &mut World {
+                now,
+                engine: &mut self.engine,
+                chance: &mut self.chance,
+                clients: &|topic| audiences.get(&topic).map_or(0, |audience| audience.counted()),
+                degraded: if over { Some("The server is full") } else { self.custody.degraded() },
+                metrics: &self.metrics,
+            },
+        );
+        if over {
+            outcome = match outcome {
+                Outcome::Upgrade(accept, _) => Outcome::Upgrade(accept, Opened::Refused(1013, "Server full")),
+                _ => {
+                    let text = if self.stopping { "The server is restarting" } else { "The server is full" };
+                    let full = self.api.finish(&request.head, unavailable(text));
+                    Outcome::Answer(full, Hold::Nothing)
+                }
+            };
+            if let Some(http) = self.conns.get_mut(index as usize).and_then(|conn| conn.http()) {
+                http.last = true;
+            }
+        }
+        match outcome {
+            Outcome::Upgrade(accept, opened) => self.upgrade(now, index, accept, opened),
+            Outcome::Answer(response, hold) => {
+                let Some(number) = self.enqueue_reply(index) else { return };
+                match hold {
+                    Hold::Nothing => self.reply(now, id, number, &request.head, &response),
+                    hold => self.custody.hold(hold, Waiting { conn: id, number, head: request.head }, response),
+                }
+            }
+            Outcome::Ask(query, hold) => {
+                let Some(number) = self.enqueue_reply(index) else { return };
+                let waiting = Waiting { conn: id, number, head: request.head };
+                if let Err(Waiting { head, .. }) = self.custody.ask(hold, waiting, query) {
+                    let busy = self.api.finish(&head, unavailable("Too many reads at once"));
+                    self.reply(now, id, number, &head, &busy);
+                }
+            }
+        }
+        // What time has brought about while the request was judged.
+        self.publish(now);
+    }
+
+    /// A body is announced and waits for our word: the final answer if the head tells it, else `100 Continue`.
+    fn handle_expectation(&mut self, now: Now, index: u32) {
+        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        let id = ConnId { index, generation: conn.generation };
+        let Some(http) = conn.http() else { return };
+        let Some(head) = http.decoder.head().cloned() else { return };
+        let over = http.over || self.stopping;
+        let refusal = if over { Some(unavailable("The server is full")) } else { self.api.judge(&head) };
+        let Some(number) = self.enqueue_reply(index) else { return };
+        match refusal {
+            Some(response) => {
+                // Whether the body comes all the same cannot be known: no other request can be read after it.
+                self.end_after_this(index);
+                self.reply(now, id, number, &head, &response);
+            }
+            None => self.release(now, id, number, http::CONTINUE.to_vec()),
+        }
+    }
+
+    /// What came is no request: it is told so, and the connection ends.
+    fn handle_fault(&mut self, now: Now, index: u32, fault: Fault) {
+        self.metrics.connections_shed.inc();
+        self.refuse(now, index, &error_text(fault.status(), fault.detail()));
+    }
+
+    /// The last answer of a connection, to a request that was not understood or not finished.
+    pub(super) fn refuse(&mut self, now: Now, index: u32, response: &Response) {
+        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        let id = ConnId { index, generation: conn.generation };
+        let Some(number) = self.enqueue_reply(index) else { return };
+        self.end_after_this(index);
+        let framing = Framing { version: http::Version::Http11, keep_alive: false, head_only: false };
+        let bytes = self.encode(now, framing, response);
+        self.release(now, id, number, bytes);
+        self.end_if_last(now, index);
+    }
+
+    /// Takes the next place in the order of answers.
+    fn enqueue_reply(&mut self, index: u32) -> Option<u32> {
+        let http = self.conns.get_mut(index as usize)?.http()?;
+        http.requests = http.requests.wrapping_add(1);
+        http.replies.push_back(Reply { number: http.requests, bytes: None });
+        Some(http.requests)
+    }
+
+    fn end_after_this(&mut self, index: u32) {
+        if let Some(http) = self.conns.get_mut(index as usize).and_then(|conn| conn.http()) {
+            http.last = true;
+        }
+    }
+
+    /// Answers the request `number`; the answer leaves when those before it have.
+    pub(super) fn reply(&mut self, now: Now, id: ConnId, number: u32, head: &Head, response: &Response) {
+        let Some(conn) = self.live(id) else { return };
+        let Some(http) = conn.http() else { return };
+        let mut framing = Framing::of(head);
+        framing.keep_alive &= !http.last || http.replies.back().is_some_and(|last| last.number != number);
+        let bytes = self.encode(now, framing, response);
+        self.release(now, id, number, bytes);
+    }
+
+    /// Lets the answer `number` go, and those behind it that have waited only for their turn.
+    fn release(&mut self, now: Now, id: ConnId, number: u32, bytes: Vec<u8>) {
+        let Some(conn) = self.live(id) else { return };
+        let was_empty = conn.outbox.is_empty();
+        let Some(http) = conn.http() else { return };
+        if was_empty {
+            http.progress = now.mono;
+        }
+        if let Some(reply) = http.replies.iter_mut().find(|reply| reply.number == number) {
+            reply.bytes = Some(bytes);
+        }
+        if conn.release_replies() {
+            self.mark(id.index);
+        }
+    }
+
+    /// The other side has nothing more to say, or was told so: when all is answered, the connection ends.
+    pub(super) fn end_if_last(&mut self, now: Now, index: u32) {
+        let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
+        let Protocol::Http(http) = &conn.protocol else { return };
+        if (http.last || http.eof) && http.replies.is_empty() && http.next.is_none() {
+            self.leave(now, index);
+        }
+    }
+
+    fn encode(&mut self, now: Now, framing: Framing, response: &Response) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let Framing { version, keep_alive, head_only } = framing;
+        let date = self.date.at(now.wall);
+        http::encode(response, date, self.api.common(), keep_alive, head_only, version, &mut bytes);
+        bytes
+    }
+
+    fn upgrade(&mut self, now: Now, index: u32, accept: Vec<u8>, opened: Opened) {
+        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        let Some(http) = conn.http() else { return };
+        let rest = http.decoder.take_rest();
+        let held = conn.buffered();
+        self.unfinished_bytes = self.unfinished_bytes.saturating_sub(held);
+        conn.outbox.push_unbounded(Frame::lasting(accept));
+        let listens = match opened {
+            Opened::Timer { serial, counted } => Listens::Topic { topic: Topic::Timer(serial), counted },
+            Opened::Echo => Listens::Echo,
+            Opened::Refused(..) => Listens::Nothing,
+        };
+        conn.protocol = Protocol::Socket(Socket::new(now.mono, listens));
+        self.metrics.websockets.inc();
+        self.mark(index);
+        match opened {
+            Opened::Refused(code, reason) => self.close_socket(now, index, code, reason),
+            Opened::Echo => {}
+            Opened::Timer { .. } => self.join(now, index),
+        }
+        self.watch(index);
+        if !rest.is_empty() {
+            self.receive(now, index, &rest);
+        }
+    }
+
+    /// A connection that speaks HTTP has tried our patience.
+    pub(super) fn lose_patience(&mut self, now: Now, index: u32) {
+        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        let sending = !conn.outbox.is_empty();
+        let Some(http) = conn.http() else { return };
+        match http.stage {
+            _ if sending => {
+                self.metrics.slow_clients.inc();
+                self.kill(index);
+            }
+            // Nobody waits for an answer.
+            Stage::Idle => self.leave(now, index),
+            Stage::Head | Stage::Body => {
+                self.metrics.connections_shed.inc();
+                self.refuse(now, index, &error_text(408, "The request did not finish in time"));
+            }
+        }
+    }
+}
+
+/// Whether later answers of the connection may depend on this request.
+fn is_change(head: &Head) -> bool {
+    matches!(head.method.as_str(), "POST" | "DELETE" | "OPTIONS")
+}

@@ -1,0 +1,239 @@
+//! WebSocket connections: joining, hearing, saying, leaving.
+//!
+//! Owns the rules of conversation: pace, keepalive, pings, silence, close codes. What a message means is the API's
+//! business.
+
+use crate::api::timers;
+use crate::clock::Now;
+use crate::domain::Engine;
+use crate::domain::effects::{Announcement, Message as Said, Topic};
+use crate::domain::timers::Message as TimerSaid;
+use crate::hub::Hub;
+use crate::hub::conn::{Listens, Phase, Protocol};
+use crate::hub::outbox::{Frame, Shared};
+use crate::limits::{KEEPALIVE_AFTER, MESSAGE_AGE_MAX, PEER_SILENCE_MAX, PING_EVERY};
+use crate::wire::ws::{self, Message};
+
+impl Hub {
+    /// Enters the audience, with the state as greeting: whatever is announced from here on follows it.
+    pub(super) fn join(&mut self, now: Now, index: u32) {
+        let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) else { return };
+        let Listens::Topic { topic, counted } = socket.listens else { return };
+        let audience = self.audiences.entry(topic).or_default();
+        socket.place = audience.join(index, counted);
+        let clients = audience.counted();
+        let Topic::Timer(serial) = topic;
+        let Engine { timers: all, fx, .. } = &mut self.engine;
+        let second = all.second();
+        let greeting = all
+            .shown_by_serial(now, serial, fx)
+            .map(|timer| ws::text_frame(&timers::connected(timer, now, second, clients)));
+        match greeting {
+            Some(greeting) => self.tell(now, index, &Frame::lasting(greeting)),
+            None => self.close_socket(now, index, 4004, "Timer not found"),
+        }
+    }
+
+    /// Bytes for a socket have come.
+    pub(super) fn hear(&mut self, now: Now, index: u32, bytes: &[u8]) {
+        let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) else { return };
+        socket.heard = now.mono;
+        let mut messages = Vec::new();
+        let was_unfinished = socket.decoder.is_unfinished();
+        let limit = socket.message_bytes_max();
+        let fed = socket.decoder.feed(bytes, limit, &mut |message| {
+            messages.push(message);
+            true
+        });
+        if !was_unfinished || !messages.is_empty() {
+            socket.unfinished_since = now.mono;
+        }
+        for message in messages {
+            self.hear_message(now, index, message);
+        }
+        if let Err(fault) = fed {
+            self.metrics.connections_shed.inc();
+            self.close_socket(now, index, fault.code, fault.reason);
+        }
+        self.watch(index);
+    }
+
+    fn hear_message(&mut self, now: Now, index: u32, message: Message) {
+        let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
+        let Some(socket) = conn.socket() else { return };
+        self.metrics.messages.inc();
+        if !socket.keeps_pace(now.mono) {
+            self.metrics.connections_shed.inc();
+            return self.close_socket(now, index, 1008, "Too many messages");
+        }
+        match (message, socket.listens) {
+            (Message::Pong, _) => {}
+            (Message::Ping(payload), _) => self.tell_control(now, index, ws::pong_frame(&payload)),
+            // 1005 writes a close without a code: the answer to one without.
+            (Message::Close(None), _) => self.close_socket(now, index, 1005, ""),
+            (Message::Close(Some((code, _))), _) => self.close_socket(now, index, code, ""),
+            (Message::Text(text), Listens::Echo) => self.echo(index, ws::text_frame(text.as_str())),
+            (Message::Binary(bytes), Listens::Echo) => self.echo(index, ws::binary_frame(&bytes)),
+            (Message::Binary(_), _) => self.close_socket(now, index, 1003, "Text messages only"),
+            (Message::Text(text), Listens::Topic { topic: Topic::Timer(serial), .. }) => {
+                let Engine { timers: all, fx, .. } = &mut self.engine;
+                let second = all.second();
+                if let Some(timer) = all.shown_by_serial(now, serial, fx) {
+                    let reply = timers::reply(text.as_str(), timer, now, second);
+                    self.publish(now);
+                    self.tell(now, index, &Frame::lasting(ws::text_frame(&reply)));
+                }
+            }
+            (Message::Text(_), Listens::Nothing) => {}
+        }
+    }
+
+    /// Says `announcement` to everybody who listens: encoded once, one buffer, a pointer into each outbox.
+    pub(super) fn broadcast(&mut self, now: Now, announcement: &Announcement) {
+        let Announcement { topic, message: Said::Timer(message) } = announcement;
+        if *message == TimerSaid::Deleted {
+            return self.dissolve(now, *topic);
+        }
+        let Some(audience) = self.audiences.get_mut(topic) else { return };
+        self.text.clear();
+        timers::announce(message, &mut self.text);
+        let bytes = ws::text_frame(&self.text);
+        let frame = if matches!(message, TimerSaid::Tick(_)) { Frame::tick(bytes) } else { Frame::lasting(bytes) };
+        let mut slow = Vec::new();
+        let mut gave_way = 0;
+        let mut frames = 0;
+        for index in audience.round() {
+            let Some(conn) = self.conns.get_mut(index as usize) else { continue };
+            let Protocol::Socket(socket) = &mut conn.protocol else { continue };
+            socket.told = now.mono;
+            frames += 1;
+            match conn.outbox.push(&frame) {
+                Ok(replaced) => gave_way += u64::from(replaced),
+                Err(_) => slow.push(index),
+            }
+            if !conn.dirty {
+                conn.dirty = true;
+                self.dirty.push_back(index);
+            }
+        }
+        self.metrics.frames.inc_by(frames);
+        self.metrics.ticks_replaced.inc_by(gave_way);
+        slow.into_iter().for_each(|index| self.close_slow(now, index));
+    }
+
+    /// The noun is gone: everybody hears so, and is sent away.
+    fn dissolve(&mut self, now: Now, topic: Topic) {
+        let Some(mut audience) = self.audiences.remove(&topic) else { return };
+        self.text.clear();
+        timers::announce(&TimerSaid::Deleted, &mut self.text);
+        let frame = Frame::lasting(ws::text_frame(&self.text));
+        for index in audience.round().collect::<Vec<_>>() {
+            if let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) {
+                socket.listens = Listens::Nothing;
+            }
+            self.tell(now, index, &frame);
+            self.close_socket(now, index, 4000, "Timer deleted");
+        }
+    }
+
+    /// Tells one client something in text.
+    fn tell(&mut self, now: Now, index: u32, frame: &Shared) {
+        let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
+        let pushed = conn.outbox.push(frame);
+        if let Some(socket) = conn.socket() {
+            socket.told = now.mono;
+        }
+        match pushed {
+            Ok(_) => self.mark(index),
+            Err(_) => self.close_slow(now, index),
+        }
+    }
+
+    /// Sends a control frame, which is no news to the client.
+    fn tell_control(&mut self, now: Now, index: u32, bytes: Vec<u8>) {
+        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        match conn.outbox.push(&Frame::lasting(bytes)) {
+            Ok(_) => self.mark(index),
+            Err(_) => self.close_slow(now, index),
+        }
+    }
+
+    fn echo(&mut self, index: u32, bytes: Vec<u8>) {
+        if let Some(conn) = self.conns.get_mut(index as usize) {
+            conn.outbox.push_unbounded(Frame::lasting(bytes));
+            self.mark(index);
+        }
+    }
+
+    fn close_slow(&mut self, now: Now, index: u32) {
+        self.metrics.slow_clients.inc();
+        self.close_socket(now, index, 1013, "Too slow");
+    }
+
+    /// Begins the end of a socket: our close frame is the last thing it gets.
+    pub(super) fn close_socket(&mut self, now: Now, index: u32, code: u16, reason: &str) {
+        let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
+        conn.outbox.push_unbounded(Frame::lasting(ws::close_frame(code, reason)));
+        self.part(index);
+        self.leave(now, index);
+    }
+
+    /// Leaves the audience.
+    pub(super) fn part(&mut self, index: u32) {
+        let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) else { return };
+        let Listens::Topic { topic, counted } = std::mem::replace(&mut socket.listens, Listens::Nothing) else { return };
+        let place = socket.place;
+        let Some(audience) = self.audiences.get_mut(&topic) else { return };
+        let moved = audience.leave(place, counted);
+        if audience.is_empty() {
+            self.audiences.remove(&topic);
+        }
+        if let Some(socket) = moved.and_then(|moved| self.conns.get_mut(moved as usize)).and_then(|conn| conn.socket()) {
+            socket.place = place;
+        }
+    }
+
+    /// A silent socket's alarm: something must be said, or enough is enough.
+    pub(super) fn nudge(&mut self, now: Now, index: u32) {
+        let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) else { return };
+        let due = |since: crate::clock::Mono, span| since + span <= now.mono;
+        if due(socket.heard, PEER_SILENCE_MAX) {
+            self.metrics.connections_shed.inc();
+            return self.kill(index);
+        }
+        if socket.decoder.is_unfinished() && due(socket.unfinished_since, MESSAGE_AGE_MAX) {
+            self.metrics.connections_shed.inc();
+            return self.close_socket(now, index, 1008, "Message not finished in time");
+        }
+        let (told, listens) = (socket.told, socket.listens);
+        if due(socket.pinged, PING_EVERY) {
+            socket.pinged = now.mono;
+            self.tell_control(now, index, ws::ping_frame(b""));
+        }
+        if due(told, KEEPALIVE_AFTER) {
+            self.keep_alive(now, index, listens);
+        }
+        self.watch(index);
+    }
+
+    fn keep_alive(&mut self, now: Now, index: u32, listens: Listens) {
+        let Engine { timers: all, fx, .. } = &mut self.engine;
+        let second = all.second();
+        let keepalive = match listens {
+            Listens::Topic { topic: Topic::Timer(serial), .. } => {
+                let timer = all.shown_by_serial(now, serial, fx);
+                timer.map(|timer| timers::keepalive(&timer.reading(now, second)))
+            }
+            Listens::Echo | Listens::Nothing => None,
+        };
+        self.publish(now);
+        match keepalive {
+            Some(text) => self.tell(now, index, &Frame::lasting(ws::text_frame(&text))),
+            None => {
+                if let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) {
+                    socket.told = now.mono;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Every bound of the daemon, with its reason.
+//!
+//! A bound that an operator may move has its default and its range here and its flag in `config`; everything else is
+//! fixed. Nothing in the daemon grows without naming a line of this file.
+
+use std::time::Duration;
+
+// ---------------------------------------------------------------------------------------------------------------
+// Timers: what the contract promises.
+
+/// Seconds a timer may be created with: one day.
+pub const DURATION_S_MAX: u32 = 86_400;
+/// Seconds one `extend` may add: one hour.
+pub const EXTEND_S_MAX: u32 = 3_600;
+/// Seconds a timer's duration may reach by extensions: a year keeps every sum far from overflow.
+pub const TOTAL_S_MAX: u32 = 366 * 86_400;
+/// Unicode scalar values in a timer's name.
+pub const NAME_CHARS_MAX: usize = 200;
+/// The name of a timer that was given none.
+pub const NAME_DEFAULT: &str = "Timer";
+/// Warning thresholds of one timer.
+pub const THRESHOLDS_MAX: usize = 20;
+/// The thresholds of a timer that was given none, in seconds.
+pub const THRESHOLDS_DEFAULT: [u32; 3] = [300, 60, 30];
+/// How far ahead a start may be scheduled.
+pub const START_AT_AHEAD: Duration = Duration::from_secs(30 * 86_400);
+/// Ids in one bulk call.
+pub const BULK_IDS_MAX: usize = 1_000;
+/// Characters of a timer id that anybody may ask for; longer ones are unknown without a look.
+pub const ID_CHARS_MAX: usize = 64;
+/// Timers held, finished ones included, unless `--max-timers` says otherwise.
+pub const TIMERS_MAX_DEFAULT: u32 = 1_000;
+/// The most `--max-timers` may say: `GET /timers` is built within one turn, and 10,000 objects take about 10 ms.
+pub const TIMERS_MAX_CEILING: u32 = 10_000;
+/// Clients of one timer, unless `--clients-per-timer` says otherwise.
+pub const CLIENTS_PER_TIMER_DEFAULT: u32 = 100;
+/// The most `--clients-per-timer` may say: one lecture hall on one timer, still a short burst.
+pub const CLIENTS_PER_TIMER_CEILING: u32 = 100_000;
+/// How long a finished timer keeps its place unless `--keep-finished` says otherwise.
+pub const KEEP_FINISHED_DEFAULT: Duration = Duration::from_secs(7 * 86_400);
+/// Rows of one page of history.
+pub const HISTORY_PAGE_ROWS_MAX: u32 = 1_000;
+
+// ---------------------------------------------------------------------------------------------------------------
+// Connections.
+
+/// Connections served at a time, unless `--max-connections` says otherwise: the product's promise of 100,000
+/// students, with room for instructors and for those who reconnect before the old socket is noticed to be dead.
+pub const CONNECTIONS_MAX_DEFAULT: u32 = 110_000;
+/// The most `--max-connections` may say.
+pub const CONNECTIONS_MAX_CEILING: u32 = 1_000_000;
+/// Connections taken beyond the limit, only to be told so (503, or close 1013); beyond these they are cut.
+pub const fn connections_over_max(connections_max: usize) -> usize {
+    connections_max / 64 + 1
+}
+/// Descriptors kept back from connections: store, journal, timers, epoll, listeners.
+pub const DESCRIPTORS_RESERVED: u64 = 64;
+/// Pending connections the kernel queues: a reconnect storm of a whole school must not be throttled (the usual 128
+/// lets in a few hundred a second).
+pub const LISTEN_BACKLOG: i32 = 4_096;
+/// Addresses `--listen` may be given.
+pub const LISTENERS_MAX: usize = 16;
+/// Bytes that connections may have left unfinished (heads, bodies, half messages) all together; the one that asks
+/// for more is closed.
+pub const UNFINISHED_BYTES_MAX: usize = 256 << 20;
+/// Bytes of one call of recv(2); one buffer serves every connection.
+pub const READ_BYTES: usize = 64 << 10;
+
+// ---------------------------------------------------------------------------------------------------------------
+// HTTP.
+
+/// Bytes of a request line with its headers; beyond them 431.
+pub const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Header fields of one request; beyond them 431.
+pub const HEADERS_MAX: usize = 64;
+/// Bytes of a request body unless the route says otherwise; beyond them 413.
+pub const BODY_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a chunk's size line with its extension, and of a trailer section: nobody needs either.
+pub const CHUNK_LINE_BYTES_MAX: usize = 1 << 10;
+/// Requests of one connection that wait for an answer; beyond them it is not read.
+pub const PIPELINE_MAX: usize = 32;
+/// A head that has begun must be whole within this time.
+pub const HEAD_AGE_MAX: Duration = Duration::from_secs(5);
+/// A body must be whole within this time after its head.
+pub const BODY_AGE_MAX: Duration = Duration::from_secs(10);
+/// A connection without a request is closed after this time.
+pub const IDLE_MAX: Duration = Duration::from_secs(30);
+/// A client that takes no byte of an answer for this time is gone.
+pub const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
+/// How long a connection that is being closed may take to hear the last words and close its side.
+pub const LINGER_MAX: Duration = Duration::from_secs(2);
+/// Seconds named in `Retry-After` while the store cannot be written, or the server is full.
+pub const RETRY_AFTER_S: u32 = 2;
+/// Seconds a browser may remember a preflight's answer.
+pub const PREFLIGHT_AGE_S: u32 = 600;
+/// Printable ASCII characters of an `Idempotency-Key`.
+pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 128;
+/// Answers kept for replay; the oldest is dropped.
+pub const REPLAYS_MAX: usize = 100_000;
+/// How long an answer is kept for replay.
+pub const REPLAY_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Levels of nesting that a JSON body may have: serde_json's own bound, restated.
+pub const JSON_DEPTH_MAX: usize = 128;
+
+// ---------------------------------------------------------------------------------------------------------------
+// WebSocket.
+
+/// Bytes of a client's message; beyond them close 1009.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 10;
+/// Bytes of a message on the echo endpoint of protocol conformance runs.
+pub const ECHO_BYTES_MAX: usize = 16 << 20;
+/// Messages a second that a client may send for long; beyond them and the burst close 1008.
+pub const MESSAGES_PER_S: u32 = 20;
+/// Messages that a client may send at once.
+pub const MESSAGES_BURST: u32 = 100;
+/// A message that has begun must be whole within this time.
+pub const MESSAGE_AGE_MAX: Duration = Duration::from_secs(10);
+/// Silence of the server after which a client hears `keepalive`.
+pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+/// Time between two protocol pings.
+pub const PING_EVERY: Duration = Duration::from_secs(30);
+/// A peer that has been silent for this time is dropped: three pings unanswered.
+pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(90);
+/// Bytes that may wait in a connection's outbox for a client that does not read; beyond them close 1013. A minute of
+/// state changes fits; ticks replace each other and do not add up.
+pub const OUTBOX_BYTES_MAX: usize = 32 << 10;
+/// Frames that may wait in an outbox.
+pub const OUTBOX_FRAMES_MAX: usize = 256;
+/// Characters of a client's own text that an error message repeats.
+pub const ECHO_CHARS_MAX: usize = 100;
+
+// ---------------------------------------------------------------------------------------------------------------
+// One turn of the loop: what is left over goes to the next turn, so that nobody waits for a burst to end.
+
+/// Connections accepted in one turn: about 10 ms of accept(2).
+pub const ACCEPTS_PER_TURN: usize = 256;
+/// Bytes read in one turn.
+pub const READ_BYTES_PER_TURN: usize = 4 << 20;
+/// Connections flushed in one turn: about 10 ms of send(2).
+pub const FLUSHES_PER_TURN: usize = 2_048;
+/// Bytes written in one turn.
+pub const WRITE_BYTES_PER_TURN: usize = 16 << 20;
+/// Deadlines taken from the heap in one turn.
+pub const DEADLINES_PER_TURN: usize = 4_096;
+/// Socket events taken from the kernel in one turn.
+pub const EVENTS_PER_TURN: usize = 1_024;
+
+// ---------------------------------------------------------------------------------------------------------------
+// The store.
+
+/// Jobs between the loop and the disk thread: one batch, and reads behind it.
+pub const DISK_JOBS_MAX: usize = 1_024;
+/// Reads that may wait for the disk; beyond them 503.
+pub const QUERIES_MAX: usize = 512;
+/// Records of one batch; a command that would exceed it is answered 503.
+pub const BATCH_RECORDS_MAX: usize = 20_000;
+/// A slice of reading or deleting between two batches ends after this time.
+pub const SLICE_TIME_MAX: Duration = Duration::from_millis(2);
+/// A slice of reading or deleting between two batches ends after this many rows.
+pub const SLICE_ROWS_MAX: u32 = 500;
+/// A batch that has not come back after this time leaves its outcome unknown.
+pub const DISK_HANG_MAX: Duration = Duration::from_secs(10);
+/// How long a degraded store waits between two attempts to write again.
+pub const DISK_RETRY_EVERY: Duration = Duration::from_secs(1);
+/// While anything runs, the time of life is written this often.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
+/// How often finished timers, old answers and old history are looked through.
+pub const UPKEEP_EVERY: Duration = Duration::from_secs(60);
+/// How far the wall clock may move against the boot clock before it counts as a step: sampling jitter is far less.
+pub const WALL_STEP_MIN: Duration = Duration::from_millis(20);
+/// How long SIGTERM may take before the process leaves with what is durable.
+pub const SHUTDOWN_MAX: Duration = Duration::from_millis(900);
+
+// Relations that the bounds must keep to each other.
+const _: () = {
+    assert!(OUTBOX_BYTES_MAX > 4 * MESSAGE_BYTES_MAX, "a full state and its changes must fit into an outbox");
+    assert!(READ_BYTES >= HEAD_BYTES_MAX + CHUNK_LINE_BYTES_MAX, "a head fits into one read");
+    assert!(PEER_SILENCE_MAX.as_secs() >= 3 * PING_EVERY.as_secs(), "a lost pong must not cost the connection");
+    assert!(BULK_IDS_MAX * 32 < BODY_BYTES_MAX, "a full bulk call fits into a body");
+    assert!(BATCH_RECORDS_MAX >= 4 * BULK_IDS_MAX, "one bulk call with its history fits into a batch");
+    assert!(SHUTDOWN_MAX.as_millis() < 1000, "SIGTERM is answered within a second");
+};

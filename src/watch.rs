@@ -1,0 +1,1271 @@
+//! `timerd watch`: a timer's live countdown in a terminal.
+//!
+//! A client of the daemon, not a part of it: it has a clock, a thread and blocking sockets of its own, and must know
+//! nothing of the daemon but its contract. A network thread connects, listens and reconnects, and tells what it hears
+//! over a channel; the main thread keeps the [`View`], a pure state machine over messages and elapsed time, and shows
+//! it: as a block redrawn in place on a terminal, as lines elsewhere, or as the raw messages.
+//!
+//! Invariants: only the server ends a timer, so `time is up` is shown when it said so and not when the own countdown
+//! reaches zero; what the server sends cannot move the cursor or forge a line; the terminal is left as it was found.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use tungstenite::client::{ClientRequestBuilder, client_with_config};
+use tungstenite::error::ProtocolError;
+use tungstenite::protocol::WebSocketConfig;
+use tungstenite::{Bytes, HandshakeError, Message, WebSocket};
+
+/// The most that a lost connection is waited for before the next attempt; the wait is random, so that a hall of
+/// clients does not come back at one instant.
+const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Time for a connection and for the answer to the upgrade.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+/// A read ends after this time to look at the silence.
+const READ_TIME_MAX: Duration = Duration::from_secs(1);
+/// Silence after which the server is asked for a sign of life.
+const SILENCE_BEFORE_PING: Duration = Duration::from_secs(10);
+/// Silence after which the connection counts as lost.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+/// Bytes of a message: the largest, `connected`, is far below.
+const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// Time between two looks at the screen, the signals and the clock.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// What tungstenite calls an end without a close frame.
+const CUT_OFF: ProtocolError = ProtocolError::ResetWithoutClosingHandshake;
+/// Columns of the block on a wide terminal.
+const COLUMNS_MAX: usize = 80;
+/// The exit code after Ctrl-C, as shells have it: 128 + SIGINT.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// What to watch, and how.
+#[derive(clap::Args, Clone)]
+pub struct Options {
+    /// The timer's id, such as timer_a1b2c3d4
+    pub id: String,
+    /// The server: http://HOST:PORT, a path before /ws allowed
+    #[arg(long, default_value = "http://127.0.0.1:8003", value_parser = Endpoint::from_str)]
+    pub url: Endpoint,
+    /// The key to present, where the server asks for one
+    #[arg(long, env = "TIMERD_KEY", hide_env_values = true, value_parser = key)]
+    pub key: Option<String>,
+    /// Print the messages as the server sends them, one a line
+    #[arg(long)]
+    pub json: bool,
+    /// Whether colours are unwelcome (NO_COLOR is set).
+    #[arg(skip)]
+    pub no_color: bool,
+    /// Whether the terminal, if there is one, cannot move its cursor (TERM is dumb, or not set).
+    #[arg(skip)]
+    pub dumb_terminal: bool,
+}
+
+impl fmt::Debug for Options {
+    /// Leaves the key out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("id", &self.id).field("url", &self.url).field("json", &self.json).finish()
+    }
+}
+
+/// Where the server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Name or address, without the brackets of IPv6.
+    host: String,
+    port: u16,
+    /// The path before `/ws`, without a slash at its end.
+    prefix: String,
+}
+
+impl FromStr for Endpoint {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Endpoint, Self::Err> {
+        const ALLOWED: &str = "must be http://HOST:PORT";
+        if text.starts_with("https://") {
+            return Err("must be http://HOST:PORT, for TLS is not spoken here");
+        }
+        let rest = text.strip_prefix("http://").ok_or(ALLOWED)?;
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(bracketed) => bracketed.split_once(']').ok_or(ALLOWED)?,
+            None => authority.find(':').map_or((authority, ""), |colon| authority.split_at(colon)),
+        };
+        let port = match port.strip_prefix(':') {
+            Some(digits) => digits.parse().ok().filter(|port| *port > 0).ok_or(ALLOWED)?,
+            None if port.is_empty() => 80,
+            None => return Err(ALLOWED),
+        };
+        let known = |c: char| c.is_ascii_graphic() && !matches!(c, '@' | '?' | '#' | '"' | '<' | '>' | '\\' | '`');
+        if host.is_empty() || !host.chars().chain(path.chars()).all(known) {
+            return Err(ALLOWED);
+        }
+        let path = path.trim_end_matches('/');
+        let prefix = if path.is_empty() { String::new() } else { format!("/{path}") };
+        Ok(Endpoint { host: host.to_owned(), port, prefix })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", self.authority(), self.prefix)
+    }
+}
+
+impl Endpoint {
+    fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// The socket of timer `id`, every byte escaped that RFC 3986 section 2.3 does not call unreserved.
+    fn socket_of(&self, id: &str) -> String {
+        let escaped = id.bytes().fold(String::new(), |mut path, byte| {
+            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+                path.push(char::from(byte));
+            } else {
+                path.push_str(&format!("%{byte:02X}"));
+            }
+            path
+        });
+        format!("ws://{}{}/ws/{escaped}", self.authority(), self.prefix)
+    }
+}
+
+fn key(text: &str) -> Result<String, &'static str> {
+    let is_key = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_key { Ok(text.to_owned()) } else { Err("must be printable ASCII without spaces") }
+}
+
+/// Shows the timer until it is deleted (exit code 0), the server refuses (1), or Ctrl-C (130).
+pub fn run(options: &Options) -> ExitCode {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&interrupted)) {
+            return refuse(&format!("cannot catch signals: {error}"));
+        }
+    }
+    let (sender, receiver) = sync_channel(256);
+    let network_options = options.clone();
+    let network = move || follow(&network_options, &sender);
+    if let Err(error) = std::thread::Builder::new().name("network".to_owned()).spawn(network) {
+        return refuse(&format!("cannot start a thread: {error}"));
+    }
+    let stdout = io::stdout();
+    let face = match stdout.is_terminal() && !options.dumb_terminal {
+        _ if options.json => Face::Json,
+        true => Face::Block(Block { color: !options.no_color, ..Block::default() }),
+        false => Face::Lines(Lines::default()),
+    };
+    let mut watcher = Watcher { view: View::new(&options.url.to_string()), face, out: stdout.lock() };
+    let shown = watcher.show_all(&receiver, &interrupted);
+    let restored = watcher.restore();
+    match shown.and_then(|end| restored.map(|()| end)) {
+        Ok(End { code: 1, why }) => refuse(&why),
+        Ok(End { code, .. }) => ExitCode::from(code),
+        // Whoever read our output has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => refuse(&format!("cannot write: {error}")),
+    }
+}
+
+fn refuse(why: &str) -> ExitCode {
+    say(why);
+    ExitCode::FAILURE
+}
+
+/// Says something beside the output; a closed stderr is nobody's loss.
+fn say(what: &str) {
+    let _ = writeln!(io::stderr(), "timerd watch: {}", visible(what));
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The network thread.
+
+/// What the network thread tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Heard {
+    /// The connection stands.
+    Open,
+    /// A message.
+    Text(String),
+    /// A sign of life without a message.
+    Alive,
+    /// The connection is lost, or was not made; the next attempt comes after `wait`.
+    Lost { why: String, wait: Duration },
+    /// There is nothing more to come.
+    End(End),
+}
+
+/// Why watching ends, and the exit code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct End {
+    code: u8,
+    why: String,
+}
+
+/// How one connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    Again(String),
+    Over(End),
+    /// Nobody listens to what we tell.
+    Unheard,
+}
+
+impl Outcome {
+    fn over(code: u8, why: impl Into<String>) -> Outcome {
+        Outcome::Over(End { code, why: why.into() })
+    }
+}
+
+/// Connects, tells what it hears, and connects again, until there is nothing more to come.
+fn follow(options: &Options, tell: &SyncSender<Heard>) {
+    loop {
+        let heard = match listen(options, tell) {
+            Outcome::Unheard => return,
+            Outcome::Over(end) => Heard::End(end),
+            Outcome::Again(why) => Heard::Lost { why, wait: random_wait() },
+        };
+        let wait = if let Heard::Lost { wait, .. } = &heard { Some(*wait) } else { None };
+        if tell.send(heard).is_err() {
+            return;
+        }
+        match wait {
+            Some(wait) => std::thread::sleep(wait),
+            None => return,
+        }
+    }
+}
+
+/// A random time of 0..5 s.
+fn random_wait() -> Duration {
+    // Without randomness any fixed share will do: somebody else has another.
+    let share = getrandom::u32().unwrap_or(u32::MAX / 2);
+    RECONNECT_WAIT_MAX.mul_f64(f64::from(share) / f64::from(u32::MAX))
+}
+
+/// One connection from its beginning to its end.
+fn listen(options: &Options, tell: &SyncSender<Heard>) -> Outcome {
+    let mut socket = match connect(options) {
+        Ok(socket) => socket,
+        Err(outcome) => return outcome,
+    };
+    if tell.send(Heard::Open).is_err() {
+        return Outcome::Unheard;
+    }
+    let mut heard_at = Instant::now();
+    let mut asked = false;
+    loop {
+        let heard = match socket.read() {
+            Ok(Message::Text(text)) => Heard::Text(text.as_str().to_owned()),
+            Ok(Message::Close(frame)) => {
+                // The answer to the close is queued; the connection ends whether it arrives or not.
+                let _ = socket.flush();
+                return outcome_of(frame.map(|frame| u16::from(frame.code)), &options.id);
+            }
+            Ok(_) => Heard::Alive,
+            // A timeout in the middle of a frame loses nothing: tungstenite keeps what it has read.
+            Err(tungstenite::Error::Io(error)) if is_timeout(&error) => {
+                let silence = heard_at.elapsed();
+                if silence > SILENCE_MAX {
+                    return Outcome::Again(format!("no answer for {} s", silence.as_secs()));
+                }
+                if silence > SILENCE_BEFORE_PING && !asked {
+                    asked = true;
+                    // Also sends the pong that a full socket held back; a failure shows in the next read.
+                    let _ = socket.send(Message::Ping(Bytes::new()));
+                }
+                continue;
+            }
+            Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::Protocol(CUT_OFF)) => {
+                return Outcome::Again("connection closed".to_owned());
+            }
+            Err(tungstenite::Error::Io(error)) => return Outcome::Again(reason(&error)),
+            Err(error) => return Outcome::Again(error.to_string()),
+        };
+        heard_at = Instant::now();
+        asked = false;
+        if tell.send(heard).is_err() {
+            return Outcome::Unheard;
+        }
+    }
+}
+
+fn connect(options: &Options) -> Result<WebSocket<TcpStream>, Outcome> {
+    let again = |error: io::Error| Outcome::Again(reason(&error));
+    let uri = options.url.socket_of(&options.id).parse().map_err(|_| Outcome::over(1, "the URL cannot be used"))?;
+    let mut request = ClientRequestBuilder::new(uri);
+    if let Some(key) = &options.key {
+        request = request.with_header("X-API-Key", key.as_str());
+    }
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "no address");
+    let addresses = (options.url.host.as_str(), options.url.port).to_socket_addrs().map_err(again)?;
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, CONNECT_TIME_MAX) {
+            Ok(stream) => {
+                stream.set_nodelay(true).map_err(again)?;
+                stream.set_write_timeout(Some(CONNECT_TIME_MAX)).map_err(again)?;
+                stream.set_read_timeout(Some(CONNECT_TIME_MAX)).map_err(again)?;
+                let bounds = WebSocketConfig::default()
+                    .read_buffer_size(16 << 10)
+                    .max_message_size(Some(MESSAGE_BYTES_MAX))
+                    .max_frame_size(Some(MESSAGE_BYTES_MAX));
+                let (socket, _) = client_with_config(request, stream, Some(bounds)).map_err(|error| match error {
+                    HandshakeError::Interrupted(_) => Outcome::Again("no answer".to_owned()),
+                    HandshakeError::Failure(tungstenite::Error::Http(response)) => {
+                        outcome_of_status(response.status().as_u16(), &options.id)
+                    }
+                    HandshakeError::Failure(tungstenite::Error::Io(error)) => again(error),
+                    HandshakeError::Failure(error) => Outcome::Again(error.to_string()),
+                })?;
+                socket.get_ref().set_read_timeout(Some(READ_TIME_MAX)).map_err(again)?;
+                return Ok(socket);
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(again(failure))
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+}
+
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::ConnectionReset => "connection reset".to_owned(),
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => "no answer".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// What a close code of the contract means for us.
+fn outcome_of(code: Option<u16>, id: &str) -> Outcome {
+    match code {
+        Some(4000) => Outcome::over(0, "the timer was deleted"),
+        Some(4001) => Outcome::over(1, "the server asks for a valid key: give --key KEY or TIMERD_KEY"),
+        Some(4004) => Outcome::over(1, format!("there is no timer '{id}'")),
+        Some(4009) => Outcome::over(1, "the server does not allow this origin"),
+        Some(4029) => Outcome::Again("too many clients on this timer".to_owned()),
+        Some(1012) => Outcome::Again("the server restarts".to_owned()),
+        Some(1013) => Outcome::Again("the server is full".to_owned()),
+        Some(code) => Outcome::Again(format!("closed with code {code}")),
+        None => Outcome::Again("closed".to_owned()),
+    }
+}
+
+/// The same for an upgrade that was refused: by another server than timerd, or by a proxy before it.
+fn outcome_of_status(status: u16, id: &str) -> Outcome {
+    match status {
+        401 | 403 => outcome_of(Some(4001), id),
+        404 => outcome_of(Some(4004), id),
+        status => Outcome::Again(format!("refused with status {status}")),
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// What is known of the timer.
+
+/// A state of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Created,
+    Running,
+    Paused,
+    Completed,
+    Expired,
+    #[serde(other)]
+    Unknown,
+}
+
+impl State {
+    const fn name(self) -> &'static str {
+        match self {
+            State::Created => "created",
+            State::Running => "running",
+            State::Paused => "paused",
+            State::Completed => "completed",
+            State::Expired => "expired",
+            State::Unknown => "unknown",
+        }
+    }
+
+    const fn is_over(self) -> bool {
+        matches!(self, State::Completed | State::Expired)
+    }
+}
+
+/// The connection as the view knows it. Times are elapsed ones, since the start of watching.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Link {
+    Connecting,
+    Open,
+    Lost { why: String, retry_at: Duration },
+}
+
+/// A server's message, as far as a watcher needs it; unknown fields and types are ignored.
+#[derive(Deserialize)]
+struct Told {
+    #[serde(rename = "type")]
+    kind: String,
+    timer: Option<Timer>,
+    state: Option<State>,
+    remaining_seconds: Option<u64>,
+    remaining_ms: Option<u64>,
+    added_seconds: Option<u64>,
+    threshold: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Timer {
+    name: String,
+    state: State,
+    duration_seconds: u64,
+    remaining_seconds: u64,
+    /// Absent on servers older than timerd.
+    remaining_ms: Option<u64>,
+}
+
+/// What a watcher knows: fed with messages and elapsed time, it counts on by itself in between.
+#[derive(Clone, Debug)]
+pub struct View {
+    url: String,
+    link: Link,
+    name: String,
+    state: State,
+    duration_s: u64,
+    /// The remainder as it was at `remaining_at`.
+    remaining_ms: u64,
+    remaining_at: Duration,
+    /// When the server was last heard; none before the first word.
+    heard_at: Option<Duration>,
+    /// The last threshold that was crossed, until the timer is above it again or over.
+    warning_s: Option<u64>,
+    /// The last change.
+    news: String,
+    deleted: bool,
+}
+
+/// How a row of the block is to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// As the terminal writes.
+    Plain,
+    /// What matters most.
+    Bold,
+    /// What is well.
+    Good,
+    /// What should be noticed.
+    Notice,
+    /// What must be noticed.
+    Alarm,
+}
+
+impl View {
+    /// Nothing known yet of a timer at `url`.
+    pub fn new(url: &str) -> View {
+        View {
+            url: url.to_owned(),
+            link: Link::Connecting,
+            name: String::new(),
+            state: State::Unknown,
+            duration_s: 0,
+            remaining_ms: 0,
+            remaining_at: Duration::ZERO,
+            heard_at: None,
+            warning_s: None,
+            news: String::new(),
+            deleted: false,
+        }
+    }
+
+    /// Takes a message that arrived at `at` (elapsed since the start of watching); the change it tells, if it tells
+    /// one, in words. What is no message of the contract changes nothing.
+    pub fn handle_message(&mut self, text: &str, at: Duration) -> Option<String> {
+        self.handle_alive(at);
+        let told: Told = serde_json::from_str(text).ok()?;
+        let news = match (told.kind.as_str(), told.timer) {
+            ("connected", Some(timer)) => {
+                let before = self.state;
+                self.name = visible(&timer.name);
+                self.state = timer.state;
+                self.duration_s = timer.duration_seconds;
+                self.set_remaining(timer.remaining_ms, Some(timer.remaining_seconds), at);
+                (before != self.state).then(|| match self.state {
+                    State::Expired => "time is up".to_owned(),
+                    state => format!("{}, {} left", state.name(), short(self.remaining_ms)),
+                })
+            }
+            ("timer_started", _) => {
+                let resumed = self.state == State::Paused;
+                self.state = State::Running;
+                self.set_remaining(told.remaining_ms, told.remaining_seconds, at);
+                Some(if resumed { "resumed" } else { "started" }.to_owned())
+            }
+            ("timer_tick", _) => {
+                // A tick lies on the timer's grid: the remainder is whole.
+                self.state = State::Running;
+                self.set_remaining(None, told.remaining_seconds, at);
+                None
+            }
+            ("timer_warning", _) => {
+                let threshold = told.threshold.or(told.remaining_seconds)?;
+                self.warning_s = Some(threshold);
+                Some(format!("warning: {} left", short(threshold.saturating_mul(1000))))
+            }
+            ("timer_paused", _) => {
+                self.state = State::Paused;
+                self.set_remaining(told.remaining_ms, told.remaining_seconds, at);
+                Some(format!("paused, {} left", short(self.remaining_ms)))
+            }
+            ("timer_extended", _) => {
+                let added_s = told.added_seconds.unwrap_or(0);
+                self.duration_s = self.duration_s.saturating_add(added_s);
+                self.set_remaining(told.remaining_ms, told.remaining_seconds, at);
+                Some(format!("extended by {}", short(added_s.saturating_mul(1000))))
+            }
+            ("timer_stopped", _) => {
+                self.state = State::Completed;
+                self.set_remaining(None, told.remaining_seconds, at);
+                Some(format!("stopped, {} left", short(self.remaining_ms)))
+            }
+            ("timer_expired", _) => {
+                self.state = State::Expired;
+                self.set_remaining(Some(0), None, at);
+                Some("time is up".to_owned())
+            }
+            ("timer_deleted", _) => {
+                self.deleted = true;
+                Some("deleted".to_owned())
+            }
+            ("keepalive" | "sync_response", _) => {
+                self.state = told.state.unwrap_or(self.state);
+                // Rounded up to seconds it says less than the own countdown knows, unless that is wrong.
+                let known_s = self.remaining_ms(at).div_ceil(1000);
+                if told.remaining_ms.is_some() || told.remaining_seconds.is_some_and(|s| s != known_s) {
+                    self.set_remaining(told.remaining_ms, told.remaining_seconds, at);
+                }
+                None
+            }
+            _ => None,
+        };
+        let above = |threshold: u64| self.remaining_ms > threshold.saturating_mul(1000);
+        if self.state.is_over() || self.warning_s.is_some_and(above) {
+            self.warning_s = None;
+        }
+        if let Some(news) = &news {
+            self.news.clone_from(news);
+        }
+        news
+    }
+
+    /// The connection stands since `at`.
+    pub fn handle_open(&mut self, at: Duration) {
+        self.link = Link::Open;
+        self.handle_alive(at);
+    }
+
+    /// The server gave a sign of life.
+    pub fn handle_alive(&mut self, at: Duration) {
+        self.heard_at = Some(at);
+    }
+
+    /// The connection was lost, or not made; another attempt is made at `retry_at`.
+    pub fn handle_lost(&mut self, why: &str, retry_at: Duration) {
+        self.link = Link::Lost { why: visible(why), retry_at };
+    }
+
+    /// Milliseconds that remain at `at`: the last word of the server, counted on while the timer runs.
+    pub fn remaining_ms(&self, at: Duration) -> u64 {
+        let since = if self.state == State::Running { at.saturating_sub(self.remaining_at) } else { Duration::ZERO };
+        self.remaining_ms.saturating_sub(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// The block of five rows at `at`, none wider than `columns`.
+    pub fn block(&self, at: Duration, columns: usize) -> Vec<(Style, String)> {
+        let state_style = match self.state {
+            State::Running => Style::Good,
+            State::Paused => Style::Notice,
+            State::Expired => Style::Alarm,
+            _ => Style::Bold,
+        };
+        let name = if self.state == State::Unknown { "..." } else { &self.name };
+        let remaining_ms = self.remaining_ms(at);
+        let time = match self.state {
+            State::Unknown => "-:--:--".to_owned(),
+            State::Expired => format!("time is up after {}", long(self.duration_s.saturating_mul(1000))),
+            _ => format!("{} left of {}", long(remaining_ms), long(self.duration_s.saturating_mul(1000))),
+        };
+        let notice = match self.warning_s {
+            Some(threshold) if remaining_ms.div_ceil(1000) == threshold => {
+                format!("warning: {} left", short(threshold.saturating_mul(1000)))
+            }
+            Some(threshold) => format!("warning: less than {} left", short(threshold.saturating_mul(1000))),
+            None => self.news.clone(),
+        };
+        let notice_style = if self.warning_s.is_some() { Style::Alarm } else { Style::Plain };
+        let health_style = if self.link == Link::Open { Style::Plain } else { Style::Notice };
+        [
+            (state_style, sides(name, self.state.name(), columns)),
+            (Style::Bold, time),
+            (state_style, bar(remaining_ms, self.duration_s.saturating_mul(1000), columns)),
+            (notice_style, notice),
+            (health_style, self.health(at)),
+        ]
+        .map(|(style, row)| (style, cut(&row, columns)))
+        .to_vec()
+    }
+
+    /// The row of a second where there is no terminal, without the time of day.
+    pub fn row(&self, at: Duration) -> String {
+        let state = match self.state {
+            State::Unknown => return self.health(at),
+            State::Expired => "time is up".to_owned(),
+            state => format!("{} {} left", state.name(), short(self.remaining_ms(at))),
+        };
+        let health = if self.link == Link::Open { String::new() } else { format!(" ({})", self.health(at)) };
+        format!("{} {state}{health}", self.name)
+    }
+
+    fn health(&self, at: Duration) -> String {
+        let silence_s = self.heard_at.map(|heard_at| at.saturating_sub(heard_at).as_secs());
+        match (&self.link, silence_s) {
+            (Link::Connecting, _) => format!("connecting to {}", self.url),
+            // Only a running timer speaks each second.
+            (Link::Open, Some(silence_s)) if silence_s >= 3 && self.state == State::Running => {
+                format!("connected to {}, last heard {silence_s} s ago", self.url)
+            }
+            (Link::Open, _) => format!("connected to {}", self.url),
+            (Link::Lost { why, .. }, Some(silence_s)) => format!("last heard {silence_s} s ago, reconnecting: {why}"),
+            (Link::Lost { why, retry_at }, None) => {
+                let wait_s = retry_at.saturating_sub(at).as_secs_f64().ceil();
+                format!("cannot reach {}: {why}; again in {wait_s:.0} s", self.url)
+            }
+        }
+    }
+
+    fn set_remaining(&mut self, ms: Option<u64>, seconds: Option<u64>, at: Duration) {
+        if let Some(remaining_ms) = ms.or(seconds.map(|seconds| seconds.saturating_mul(1000))) {
+            self.remaining_ms = remaining_ms;
+            self.remaining_at = at;
+        }
+    }
+}
+
+/// `0:04:55`, rounded up to seconds as the server rounds.
+fn long(ms: u64) -> String {
+    let seconds = ms.div_ceil(1000);
+    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+/// `4:55`, and `1:04:55` from an hour on.
+fn short(ms: u64) -> String {
+    let seconds = ms.div_ceil(1000);
+    if seconds < 3600 { format!("{}:{:02}", seconds / 60, seconds % 60) } else { long(ms) }
+}
+
+/// A bar of what remains, as wide as `columns`; nothing where it would tell nothing.
+fn bar(remaining_ms: u64, duration_ms: u64, columns: usize) -> String {
+    // Two brackets and ` 100 %`.
+    let Some(cells) = columns.checked_sub(8).filter(|cells| *cells >= 5 && duration_ms > 0) else {
+        return String::new();
+    };
+    let share = |of: u64| remaining_ms.min(duration_ms).saturating_mul(of).div_ceil(duration_ms);
+    let full = usize::try_from(share(cells as u64)).unwrap_or(cells).min(cells);
+    format!("[{}{}] {:>3} %", "#".repeat(full), "-".repeat(cells - full), share(100))
+}
+
+/// `left` and `right` at the two ends of a row; a long `left` is cut, `right` is not.
+fn sides(left: &str, right: &str, columns: usize) -> String {
+    let left = cut(left, columns.saturating_sub(columns_of(right) + 2));
+    let gap = columns.saturating_sub(columns_of(&left) + columns_of(right));
+    format!("{left}{}{right}", " ".repeat(gap))
+}
+
+/// `text` cut to `columns`, marked where there is room for a mark.
+fn cut(text: &str, columns: usize) -> String {
+    if columns_of(text) <= columns {
+        return text.to_owned();
+    }
+    let mark = if columns >= 8 { "..." } else { "" };
+    let mut room = columns - mark.len();
+    let fitting = text.chars().take_while(|c| {
+        let fits = char_columns(*c) <= room;
+        room = if fits { room - char_columns(*c) } else { 0 };
+        fits
+    });
+    fitting.chain(mark.chars()).collect()
+}
+
+fn columns_of(text: &str) -> usize {
+    text.chars().map(char_columns).sum()
+}
+
+/// Columns of a character on a terminal: two for the wide blocks of Unicode standard annex 11, none for marks that
+/// stand on the character before them.
+fn char_columns(c: char) -> usize {
+    match c {
+        '\u{300}'..='\u{36f}'
+        | '\u{1ab0}'..='\u{1aff}'
+        | '\u{200b}'..='\u{200d}'
+        | '\u{20d0}'..='\u{20ff}'
+        | '\u{fe00}'..='\u{fe0f}' => 0,
+        '\u{1100}'..='\u{115f}'
+        | '\u{2e80}'..='\u{a4cf}'
+        | '\u{ac00}'..='\u{d7a3}'
+        | '\u{f900}'..='\u{faff}'
+        | '\u{fe30}'..='\u{fe6f}'
+        | '\u{ff00}'..='\u{ff60}'
+        | '\u{ffe0}'..='\u{ffe6}'
+        | '\u{1f300}'..='\u{1faff}'
+        | '\u{20000}'..='\u{3fffd}' => 2,
+        _ => 1,
+    }
+}
+
+/// `text` without what would move the cursor or turn the direction of writing.
+fn visible(text: &str) -> String {
+    let is_hidden = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if is_hidden(c) { '?' } else { c }).collect()
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Showing it.
+
+/// The form of the output.
+enum Face {
+    /// A block on a terminal.
+    Block(Block),
+    /// Lines for a file or a pipe.
+    Lines(Lines),
+    /// The messages themselves.
+    Json,
+}
+
+/// What is on the screen.
+#[derive(Default)]
+struct Block {
+    color: bool,
+    /// The rows as they stand there; empty before the first.
+    rows: Vec<(Style, String)>,
+    columns: usize,
+    hidden_cursor: bool,
+}
+
+#[derive(Default)]
+struct Lines {
+    /// When the last row of a second was printed.
+    printed_at: Option<Duration>,
+}
+
+struct Watcher<W> {
+    view: View,
+    face: Face,
+    out: W,
+}
+
+impl<W: Write> Watcher<W> {
+    /// Shows what is heard until the end of it.
+    fn show_all(&mut self, heard: &Receiver<Heard>, interrupted: &AtomicBool) -> io::Result<End> {
+        let start = Instant::now();
+        self.show(start.elapsed(), false)?;
+        while !interrupted.load(Ordering::Relaxed) {
+            let word = match heard.recv_timeout(LOOK_EVERY) {
+                Ok(word) => Some(word),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Ok(End { code: 1, why: "the network thread ended".to_owned() });
+                }
+            };
+            let at = start.elapsed();
+            let mut is_tick = false;
+            match word {
+                None => {}
+                Some(Heard::Open) => {
+                    self.view.handle_open(at);
+                    is_tick = true;
+                }
+                Some(Heard::Alive) => self.view.handle_alive(at),
+                Some(Heard::Text(text)) => {
+                    let news = self.view.handle_message(&text, at);
+                    is_tick = true;
+                    self.tell(&text, news)?;
+                }
+                Some(Heard::Lost { .. }) if self.view.deleted => return self.end(at, 0, ""),
+                Some(Heard::Lost { why, wait }) => {
+                    self.view.handle_lost(&why, at + wait);
+                    if matches!(self.face, Face::Json) {
+                        say(&format!("{why}; reconnecting in {:.1} s", wait.as_secs_f64()));
+                    }
+                }
+                Some(Heard::End(end)) => {
+                    let code = if self.view.deleted { 0 } else { end.code };
+                    return self.end(at, code, &end.why);
+                }
+            }
+            self.show(at, is_tick)?;
+        }
+        self.end(start.elapsed(), EXIT_INTERRUPTED, "")
+    }
+
+    fn end(&mut self, at: Duration, code: u8, why: &str) -> io::Result<End> {
+        if let Face::Block(_) = self.face {
+            self.show(at, false)?;
+        }
+        Ok(End { code, why: why.to_owned() })
+    }
+
+    /// What is not part of the view: the message itself, or the news in a line of their own.
+    fn tell(&mut self, text: &str, news: Option<String>) -> io::Result<()> {
+        match (&self.face, news) {
+            // JSON has no raw line feeds but between its tokens.
+            (Face::Json, _) => writeln!(self.out, "{}", text.replace(['\r', '\n'], " "))?,
+            (Face::Lines(_), Some(news)) => writeln!(self.out, "{} {}: {news}", time_of_day(), self.view.name)?,
+            _ => return Ok(()),
+        }
+        self.out.flush()
+    }
+
+    /// Brings the output up to `at`; `is_fresh` says that something was just heard.
+    fn show(&mut self, at: Duration, is_fresh: bool) -> io::Result<()> {
+        match &mut self.face {
+            Face::Json => Ok(()),
+            Face::Block(block) => {
+                let (columns, rows) = terminal_size();
+                // The last column stays free: many terminals wrap when it is written.
+                let width = columns.saturating_sub(1).clamp(1, COLUMNS_MAX);
+                let mut wanted = self.view.block(at, width);
+                wanted.truncate(rows.saturating_sub(1).max(1));
+                block.draw(wanted, columns, &mut self.out)
+            }
+            Face::Lines(lines) => {
+                if lines.is_due(&self.view, at, is_fresh) {
+                    lines.printed_at = Some(at);
+                    writeln!(self.out, "{} {}", time_of_day(), self.view.row(at))?;
+                    self.out.flush()?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Leaves the terminal as it was found, the last block standing.
+    fn restore(&mut self) -> io::Result<()> {
+        if let Face::Block(block) = &mut self.face
+            && std::mem::take(&mut block.hidden_cursor)
+        {
+            self.out.write_all(b"\x1b[0m\x1b[?25h")?;
+            self.out.flush()?;
+        }
+        Ok(())
+    }
+}
+
+impl Lines {
+    /// One row a second: on the server's ticks while they come, by the own clock when they do not, none once the
+    /// timer is over and everything is said.
+    fn is_due(&self, view: &View, at: Duration, is_fresh: bool) -> bool {
+        let Some(printed_at) = self.printed_at else {
+            return view.state != State::Unknown || view.link != Link::Connecting;
+        };
+        let since = at.saturating_sub(printed_at);
+        let ticking = view.link == Link::Open && view.state == State::Running;
+        match ticking {
+            _ if view.link == Link::Open && (view.state.is_over() || view.deleted) => false,
+            true if is_fresh => since >= Duration::from_millis(500),
+            true => since >= Duration::from_millis(1500),
+            false => since >= Duration::from_millis(1000),
+        }
+    }
+}
+
+impl Block {
+    /// Draws `wanted` over what stands there, in one write, and only when something differs.
+    fn draw(&mut self, wanted: Vec<(Style, String)>, columns: usize, out: &mut impl Write) -> io::Result<()> {
+        if wanted == self.rows && columns == self.columns {
+            return Ok(());
+        }
+        let mut text = String::new();
+        if !std::mem::replace(&mut self.hidden_cursor, true) {
+            text.push_str("\x1b[?25l");
+        }
+        // A terminal made narrower has broken the old rows into several.
+        let height: usize = self.rows.iter().map(|(_, row)| columns_of(row).div_ceil(columns.max(1)).max(1)).sum();
+        if height > 0 {
+            text.push_str(&format!("\x1b[{height}A"));
+        }
+        text.push('\r');
+        if columns != self.columns || wanted.len() != self.rows.len() {
+            text.push_str("\x1b[J");
+        }
+        for (style, row) in &wanted {
+            let code = match style {
+                Style::Plain => "",
+                Style::Bold => "\x1b[1m",
+                Style::Good => "\x1b[32m",
+                Style::Notice => "\x1b[33m",
+                Style::Alarm => "\x1b[1;31m",
+            };
+            if self.color && !code.is_empty() && !row.is_empty() {
+                text.push_str(&format!("{code}{row}\x1b[0m"));
+            } else {
+                text.push_str(row);
+            }
+            // Erasing what is left of the old row, not the whole of it, is what keeps it from flickering.
+            text.push_str("\x1b[K\r\n");
+        }
+        self.rows = wanted;
+        self.columns = columns;
+        out.write_all(text.as_bytes())?;
+        out.flush()
+    }
+}
+
+/// Columns and rows of the terminal; 80 x 24 where it does not say.
+fn terminal_size() -> (usize, usize) {
+    match rustix::termios::tcgetwinsize(io::stdout()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
+        _ => (80, 24),
+    }
+}
+
+/// `10:00:05Z`: the time of day in UTC, as all times of the API.
+fn time_of_day() -> String {
+    jiff::Timestamp::now().strftime("%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use tungstenite::protocol::CloseFrame;
+
+    const URL: &str = "http://127.0.0.1:8003";
+
+    fn seconds(s: f64) -> Duration {
+        Duration::from_secs_f64(s)
+    }
+
+    fn connected(state: &str, remaining_ms: u64) -> String {
+        format!(
+            r#"{{"type":"connected","timer":{{"id":"timer_1","name":"Quiz Timer","state":"{state}",
+            "duration_seconds":300,"remaining_seconds":{},"elapsed_seconds":5,"warning_thresholds":[60],
+            "remaining_ms":{remaining_ms},"revision":2}},"server_time_ms":1}}"#,
+            remaining_ms.div_ceil(1000)
+        )
+    }
+
+    fn running() -> View {
+        let mut view = View::new(URL);
+        view.handle_open(seconds(0.0));
+        assert_eq!(
+            view.handle_message(&connected("running", 295_000), seconds(0.0)).as_deref(),
+            Some("running, 4:55 left")
+        );
+        view
+    }
+
+    fn rows(view: &View, at: f64, columns: usize) -> Vec<String> {
+        let rows: Vec<String> = view.block(seconds(at), columns).into_iter().map(|(_, row)| row).collect();
+        assert!(rows.iter().all(|row| columns_of(row) <= columns), "{rows:?}");
+        rows
+    }
+
+    #[test]
+    fn urls() {
+        let endpoint = |host: &str, port, prefix: &str| Endpoint { host: host.into(), port, prefix: prefix.into() };
+        for (text, expected) in [
+            ("http://127.0.0.1:8003", endpoint("127.0.0.1", 8003, "")),
+            ("http://exam.example/", endpoint("exam.example", 80, "")),
+            ("http://[::1]:8003/clock/", endpoint("::1", 8003, "/clock")),
+            ("http://[::1]", endpoint("::1", 80, "")),
+        ] {
+            assert_eq!(text.parse(), Ok(expected), "{text}");
+        }
+        for text in [
+            "",
+            "127.0.0.1:8003",
+            "ws://a",
+            "http://",
+            "http://:1",
+            "http://a:0",
+            "http://a:x",
+            "http://[::1",
+            "http://[::1]x",
+            "http://a@b",
+            "http://a/?q",
+            "http://a b",
+        ] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+        assert!("https://a".parse::<Endpoint>().unwrap_err().contains("TLS"));
+        let endpoint: Endpoint = "http://[::1]:8003/clock".parse().unwrap();
+        assert_eq!(endpoint.to_string(), "http://[::1]:8003/clock");
+        assert_eq!(endpoint.socket_of("timer_1/../?é"), "ws://[::1]:8003/clock/ws/timer_1%2F..%2F%3F%C3%A9");
+    }
+
+    #[test]
+    fn eighty_columns() {
+        let view = running();
+        assert_eq!(
+            rows(&view, 0.0, 79),
+            [
+                "Quiz Timer                                                              running",
+                "0:04:55 left of 0:05:00",
+                "[######################################################################-]  99 %",
+                "running, 4:55 left",
+                "connected to http://127.0.0.1:8003",
+            ]
+        );
+    }
+
+    #[test]
+    fn forty_columns_and_fewer() {
+        let mut view = running();
+        let long_name = connected("running", 150_000).replace("Quiz Timer", &"Prüfung 数学 ".repeat(9));
+        view.handle_message(&long_name, seconds(1.0));
+        view.handle_lost("the server restarts", seconds(4.0));
+        assert_eq!(
+            rows(&view, 13.0, 40),
+            [
+                "Prüfung 数学 Prüfung 数学 Pr...  running",
+                "0:02:18 left of 0:05:00",
+                "[###############-----------------]  46 %",
+                "running, 4:55 left",
+                "last heard 12 s ago, reconnecting: th...",
+            ]
+        );
+        for columns in 1..40 {
+            rows(&view, 13.0, columns);
+        }
+    }
+
+    #[test]
+    fn it_counts_on_between_ticks_and_while_disconnected() {
+        let mut view = running();
+        assert_eq!(view.remaining_ms(seconds(0.25)), 294_750);
+        assert_eq!(
+            view.handle_message(r#"{"type":"timer_tick","remaining_seconds":294,"elapsed_seconds":6}"#, seconds(1.1)),
+            None
+        );
+        assert_eq!(view.remaining_ms(seconds(1.1)), 294_000);
+        view.handle_lost("closed", seconds(4.0));
+        assert_eq!(
+            view.row(seconds(13.1)),
+            "Quiz Timer running 4:42 left (last heard 12 s ago, reconnecting: closed)"
+        );
+        view.handle_open(seconds(14.0));
+        // The same state again is no news.
+        assert_eq!(view.handle_message(&connected("running", 280_500), seconds(14.1)), None);
+        assert_eq!(view.row(seconds(14.1)), "Quiz Timer running 4:41 left");
+    }
+
+    #[test]
+    fn time_is_up_only_when_the_server_says_so() {
+        let mut view = running();
+        let text = rows(&view, 400.0, 79).join("\n");
+        assert!(text.contains("0:00:00 left") && !text.contains("time is up"));
+        let news = view.handle_message(r#"{"type":"timer_expired","elapsed_seconds":300}"#, seconds(400.0));
+        assert_eq!(news.as_deref(), Some("time is up"));
+        assert_eq!(rows(&view, 400.0, 79)[1], "time is up after 0:05:00");
+        assert_eq!(view.row(seconds(401.0)), "Quiz Timer time is up");
+        let mut late = View::new(URL);
+        assert_eq!(late.handle_message(&connected("expired", 0), seconds(0.0)).as_deref(), Some("time is up"));
+    }
+
+    #[test]
+    fn every_message_of_the_contract() {
+        let mut view = running();
+        let mut hear = |text: &str| {
+            let news = view.handle_message(text, seconds(1.0));
+            (news.unwrap_or_default(), view.state, view.remaining_ms(seconds(1.0)), view.duration_s)
+        };
+        let news = |text: &str| text.to_owned();
+        assert_eq!(
+            hear(r#"{"type":"timer_paused","remaining_seconds":290,"remaining_ms":289500,"server_time_ms":1}"#),
+            (news("paused, 4:50 left"), State::Paused, 289_500, 300)
+        );
+        assert_eq!(
+            hear(r#"{"type":"timer_extended","added_seconds":3600,"remaining_seconds":3890,"remaining_ms":3889500}"#),
+            (news("extended by 1:00:00"), State::Paused, 3_889_500, 3900)
+        );
+        assert_eq!(
+            hear(r#"{"type":"timer_started","remaining_seconds":3890,"remaining_ms":3889500}"#),
+            (news("resumed"), State::Running, 3_889_500, 3900)
+        );
+        // A server without milliseconds.
+        assert_eq!(
+            hear(r#"{"type":"timer_started","remaining_seconds":60}"#),
+            (news("started"), State::Running, 60_000, 3900)
+        );
+        assert_eq!(
+            hear(r#"{"type":"timer_warning","remaining_seconds":60,"threshold":60}"#),
+            (news("warning: 1:00 left"), State::Running, 60_000, 3900)
+        );
+        assert_eq!(hear(r#"{"type":"keepalive","remaining_seconds":59}"#), (news(""), State::Running, 59_000, 3900));
+        assert_eq!(
+            hear(r#"{"type":"sync_response","remaining_seconds":58,"remaining_ms":57001,"state":"paused"}"#),
+            (news(""), State::Paused, 57_001, 3900)
+        );
+        assert_eq!(
+            hear(r#"{"type":"timer_stopped","remaining_seconds":57,"elapsed_seconds":9}"#),
+            (news("stopped, 0:57 left"), State::Completed, 57_000, 3900)
+        );
+        for text in
+            [r#"{"type":"pong"}"#, r#"{"type":"error","message":"x"}"#, r#"{"type":"new_kind"}"#, "{", "[]", ""]
+        {
+            assert_eq!(hear(text), (news(""), State::Completed, 57_000, 3900), "{text}");
+        }
+        assert_eq!(hear(r#"{"type":"timer_deleted"}"#).0, "deleted");
+        assert!(view.deleted);
+    }
+
+    #[test]
+    fn a_warning_stands_until_the_timer_is_above_it_again() {
+        let mut view = running();
+        view.handle_message(r#"{"type":"timer_tick","remaining_seconds":60,"elapsed_seconds":240}"#, seconds(1.0));
+        view.handle_message(r#"{"type":"timer_warning","remaining_seconds":60,"threshold":60}"#, seconds(1.0));
+        assert_eq!(view.block(seconds(1.0), 79)[3], (Style::Alarm, "warning: 1:00 left".to_owned()));
+        assert_eq!(view.block(seconds(9.0), 79)[3], (Style::Alarm, "warning: less than 1:00 left".to_owned()));
+        view.handle_message(r#"{"type":"timer_extended","added_seconds":60,"remaining_seconds":112}"#, seconds(9.0));
+        assert_eq!(view.block(seconds(9.0), 79)[3], (Style::Plain, "extended by 1:00".to_owned()));
+    }
+
+    #[test]
+    fn before_the_first_word() {
+        let mut view = View::new(URL);
+        assert_eq!(rows(&view, 0.0, 79)[4], "connecting to http://127.0.0.1:8003");
+        view.handle_lost("connection refused", seconds(3.4));
+        assert_eq!(view.row(seconds(1.0)), "cannot reach http://127.0.0.1:8003: connection refused; again in 3 s");
+        assert_eq!(rows(&view, 1.0, 79)[1], "-:--:--");
+    }
+
+    #[test]
+    fn a_name_cannot_move_the_cursor() {
+        let mut view = running();
+        view.handle_message(&connected("running", 1000).replace("Quiz Timer", r"a\u001b[2J\nb\u202e"), seconds(0.0));
+        assert_eq!(view.row(seconds(0.0)), "a?[2J?b? running 0:01 left");
+    }
+
+    #[test]
+    fn what_close_codes_mean() {
+        for (code, exit) in [
+            (4000, Some(0)),
+            (4001, Some(1)),
+            (4004, Some(1)),
+            (4009, Some(1)),
+            (4029, None),
+            (1012, None),
+            (1013, None),
+            (1000, None),
+            (1008, None),
+        ] {
+            let over = match outcome_of(Some(code), "x") {
+                Outcome::Over(end) => Some(end.code),
+                _ => None,
+            };
+            assert_eq!(over, exit, "{code}");
+        }
+        assert!(random_wait() <= RECONNECT_WAIT_MAX);
+    }
+
+    #[test]
+    fn a_block_is_redrawn_in_place_and_only_when_it_differs() {
+        let mut block = Block { color: true, ..Block::default() };
+        let mut out = Vec::new();
+        let rows = |text: &str| vec![(Style::Good, text.to_owned()), (Style::Plain, "b".to_owned())];
+        let mut draw = |text: &str, columns| {
+            out.clear();
+            block.draw(rows(text), columns, &mut out).unwrap();
+            String::from_utf8(out.clone()).unwrap()
+        };
+        assert_eq!(draw("a", 80), "\x1b[?25l\r\x1b[J\x1b[32ma\x1b[0m\x1b[K\r\nb\x1b[K\r\n");
+        assert_eq!(draw("a", 80), "");
+        assert_eq!(draw("c", 80), "\x1b[2A\r\x1b[32mc\x1b[0m\x1b[K\r\nb\x1b[K\r\n");
+        draw(&"x".repeat(79), 80);
+        assert!(draw("a", 40).starts_with("\x1b[3A\r\x1b[J"), "two rows broke into three");
+        let mut watcher = Watcher { view: View::new(URL), face: Face::Block(block), out: Vec::new() };
+        watcher.restore().unwrap();
+        watcher.restore().unwrap();
+        assert_eq!(watcher.out, b"\x1b[0m\x1b[?25h");
+    }
+
+    #[test]
+    fn a_row_a_second() {
+        let mut lines = Lines::default();
+        let mut view = running();
+        assert!(lines.is_due(&view, seconds(0.0), true));
+        lines.printed_at = Some(seconds(0.0));
+        // A tick, a burst behind it, a tick that fails to come.
+        for (at, is_fresh, due) in [(1.0, true, true), (0.4, true, false), (1.2, false, false), (1.5, false, true)] {
+            assert_eq!(lines.is_due(&view, seconds(at), is_fresh), due, "{at}");
+        }
+        view.handle_lost("closed", seconds(3.0));
+        assert!(lines.is_due(&view, seconds(1.0), false));
+        view.handle_open(seconds(3.0));
+        view.handle_message(r#"{"type":"timer_expired","elapsed_seconds":300}"#, seconds(3.0));
+        assert!(!lines.is_due(&view, seconds(9.0), false));
+    }
+
+    /// Plays `script` to the one client that comes, and returns what the client told.
+    fn played(script: impl FnOnce(WebSocket<TcpStream>) + Send + 'static) -> Vec<Heard> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let server = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            script(tungstenite::accept(stream).unwrap());
+        });
+        let key = Some("tk_1".to_owned());
+        let options = Options { id: "t".into(), url, key, json: false, no_color: true, dumb_terminal: true };
+        let (sender, receiver) = sync_channel(256);
+        let outcome = listen(&options, &sender);
+        drop(sender);
+        server.join().unwrap();
+        let mut heard: Vec<Heard> = receiver.iter().collect();
+        heard.push(match outcome {
+            Outcome::Over(end) => Heard::End(end),
+            Outcome::Again(why) => Heard::Lost { why, wait: Duration::ZERO },
+            Outcome::Unheard => Heard::Alive,
+        });
+        heard
+    }
+
+    #[test]
+    fn a_frame_that_comes_in_pieces_over_timeouts_is_whole() {
+        let heard = played(|mut socket| {
+            let frame = b"\x81\x0f{\"type\":\"pong\"}";
+            for piece in [&frame[..1], &frame[1..7], &frame[7..]] {
+                socket.get_mut().write_all(piece).unwrap();
+                std::thread::sleep(READ_TIME_MAX + Duration::from_millis(200));
+            }
+            let code = 4000.into();
+            socket.close(Some(CloseFrame { code, reason: "Timer deleted".into() })).unwrap();
+            while socket.read().is_ok() {}
+        });
+        let deleted = End { code: 0, why: "the timer was deleted".to_owned() };
+        assert_eq!(heard, [Heard::Open, Heard::Text(r#"{"type":"pong"}"#.to_owned()), Heard::End(deleted)]);
+    }
+
+    #[test]
+    fn a_connection_that_breaks_is_to_be_made_again() {
+        let heard = played(|mut socket| socket.send(Message::Text("{}".into())).unwrap());
+        assert_eq!(heard[..2], [Heard::Open, Heard::Text("{}".to_owned())]);
+        assert!(matches!(heard.last(), Some(Heard::Lost { .. })));
+    }
+}
