@@ -94,20 +94,12 @@ pub struct Now {
 impl Now {
     /// The wall-clock name of the instant `at`, as the clocks stand to each other now.
     pub fn wall_at(self, at: Mono) -> WallMs {
-        if at >= self.mono {
-            self.wall + at.since(self.mono)
-        } else {
-            self.wall - self.mono.since(at)
-        }
+        if at >= self.mono { self.wall + at.since(self.mono) } else { self.wall - self.mono.since(at) }
     }
 
     /// When the wall clock will read (or read) `wall`, unless it is stepped.
     pub fn mono_at(self, wall: WallMs) -> Mono {
-        if wall >= self.wall {
-            self.mono + wall.since(self.wall)
-        } else {
-            self.mono.back(self.wall.since(wall))
-        }
+        if wall >= self.wall { self.mono + wall.since(self.wall) } else { self.mono.back(self.wall.since(wall)) }
     }
 }
 

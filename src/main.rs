@@ -48,7 +48,8 @@ fn serve(config: Config) -> Result<(), Exit> {
             (store, image, "kept in memory only".to_owned())
         }
         DataDir::Directory(directory) => {
-            let boot_id = clock::boot_id().map_err(|error| failure(&format!("this boot cannot be named: {error}")))?;
+            let boot_id =
+                clock::boot_id().map_err(|error| failure(&format!("this boot cannot be named: {error}")))?;
             let (store, image) = Store::open(directory, &boot_id).map_err(|error| failure(&error.to_string()))?;
             (store, image, format!("in {}", directory.display()))
         }
@@ -87,10 +88,7 @@ fn serve(config: Config) -> Result<(), Exit> {
     let server = Server::new(hub, store, listeners, Box::new(move |hub, now| reload(&config, hub, now)))
         .map_err(|error| failure(&format!("the loop cannot be set up: {error}")))?;
     let away = found.away.map_or(String::new(), |away| format!(", back after {away:.1?}"));
-    log::info!(
-        "timerd {} listens on {addresses}, data {place}, {required}{away}",
-        env!("CARGO_PKG_VERSION")
-    );
+    log::info!("timerd {} listens on {addresses}, data {place}, {required}{away}", env!("CARGO_PKG_VERSION"));
     server.run().map_err(|error| failure(&format!("the loop has failed: {error}")))
 }
 

@@ -202,8 +202,9 @@ impl Api {
         match self.guard.admit(&caller, if socket { Access::Open } else { *access }) {
             Ok(()) => {}
             Err(Barred::Unknown) => {
-                return Err(error_text(401, "Invalid or missing API key")
-                    .with("WWW-Authenticate", "Bearer".to_owned()));
+                return Err(
+                    error_text(401, "Invalid or missing API key").with("WWW-Authenticate", "Bearer".to_owned())
+                );
             }
             Err(Barred::TooSmall) => return Err(error_text(403, "This key's role does not allow that")),
         }
@@ -225,14 +226,7 @@ impl Api {
 
     // -----------------------------------------------------------------------------------------------------------
 
-    fn dispatch(
-        &self,
-        route: Route,
-        id: &str,
-        caller: &Caller,
-        request: &Request,
-        world: &mut World<'_>,
-    ) -> Outcome {
+    fn dispatch(&self, route: Route, id: &str, caller: &Caller, request: &Request, world: &mut World<'_>) -> Outcome {
         let head = &request.head;
         let is = |method: &str| head.method == method;
         let done = match route {
@@ -480,7 +474,8 @@ fn refused_content_type(request: &Request) -> Option<Response> {
 fn idempotency_stub(request: &Request, actor: &Actor, now: Now) -> Result<Option<Stub>, Fault> {
     let mut given = request.head.headers("idempotency-key");
     let Some(key) = given.next() else { return Ok(None) };
-    let sound = (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()) && key.bytes().all(|b| (0x20..0x7f).contains(&b));
+    let sound =
+        (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()) && key.bytes().all(|b| (0x20..0x7f).contains(&b));
     if !sound || given.next().is_some() {
         let msg = format!("Idempotency-Key should be 1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable ASCII characters");
         return Err(Fault::new("value_error", &["header", "idempotency-key"], msg));

@@ -330,7 +330,10 @@ pub fn announce(message: &Message, out: &mut String) {
             write!(out, r#"{{"type":"timer_warning","remaining_seconds":{remaining_s},"threshold":{threshold_s}}}"#)
         }
         Message::Stopped(Reading { remaining_s, elapsed_s, .. }) => {
-            write!(out, r#"{{"type":"timer_stopped","remaining_seconds":{remaining_s},"elapsed_seconds":{elapsed_s}}}"#)
+            write!(
+                out,
+                r#"{{"type":"timer_stopped","remaining_seconds":{remaining_s},"elapsed_seconds":{elapsed_s}}}"#
+            )
         }
         Message::Expired(Reading { elapsed_s, .. }) => {
             write!(out, r#"{{"type":"timer_expired","elapsed_seconds":{elapsed_s}}}"#)

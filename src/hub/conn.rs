@@ -222,7 +222,8 @@ impl Socket {
     /// Counts a message of the client. `false`: it says too much.
     pub fn keeps_pace(&mut self, now: Mono) -> bool {
         const STEP: Duration = Duration::from_nanos(1_000_000_000 / MESSAGES_PER_S as u64);
-        const AHEAD_MAX: Duration = Duration::from_nanos(1_000_000_000 / MESSAGES_PER_S as u64 * MESSAGES_BURST as u64);
+        const AHEAD_MAX: Duration =
+            Duration::from_nanos(1_000_000_000 / MESSAGES_PER_S as u64 * MESSAGES_BURST as u64);
         self.pace = self.pace.max(now) + STEP;
         self.pace.since(now) <= AHEAD_MAX || self.listens == Listens::Echo
     }
@@ -233,10 +234,7 @@ impl Socket {
             true => self.unfinished_since + MESSAGE_AGE_MAX,
             false => Mono::MAX,
         };
-        (self.told + KEEPALIVE_AFTER)
-            .min(self.pinged + PING_EVERY)
-            .min(self.heard + PEER_SILENCE_MAX)
-            .min(unfinished)
+        (self.told + KEEPALIVE_AFTER).min(self.pinged + PING_EVERY).min(self.heard + PEER_SILENCE_MAX).min(unfinished)
     }
 }
 

@@ -144,7 +144,10 @@ impl Custody {
         if self.hung || self.in_hand_since.is_none_or(|since| now.mono.since(since) < DISK_HANG_MAX) {
             return Vec::new();
         }
-        log::error!("the disk has not answered for {} s; clocks run on, commands are refused", DISK_HANG_MAX.as_secs());
+        log::error!(
+            "the disk has not answered for {} s; clocks run on, commands are refused",
+            DISK_HANG_MAX.as_secs()
+        );
         self.hung = true;
         self.degraded = Some("The disk does not answer: nothing was changed".to_owned());
         self.retry_at = now.mono;

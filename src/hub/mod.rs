@@ -22,11 +22,11 @@ use std::time::Duration;
 
 use slab::Slab;
 
+use crate::api::Api;
 use crate::api::answer::unavailable;
 use crate::api::chance::Chance;
 use crate::api::guard::Guard;
 use crate::api::time::imf_fixdate;
-use crate::api::Api;
 use crate::clock::{Mono, Now, WallMs};
 use crate::domain::deadlines::{Due, Sleeper};
 use crate::domain::disk::{Done, Image, Job};

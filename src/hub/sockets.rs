@@ -181,14 +181,18 @@ impl Hub {
     /// Leaves the audience.
     pub(super) fn part(&mut self, index: u32) {
         let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) else { return };
-        let Listens::Topic { topic, counted } = std::mem::replace(&mut socket.listens, Listens::Nothing) else { return };
+        let Listens::Topic { topic, counted } = std::mem::replace(&mut socket.listens, Listens::Nothing) else {
+            return;
+        };
         let place = socket.place;
         let Some(audience) = self.audiences.get_mut(&topic) else { return };
         let moved = audience.leave(place, counted);
         if audience.is_empty() {
             self.audiences.remove(&topic);
         }
-        if let Some(socket) = moved.and_then(|moved| self.conns.get_mut(moved as usize)).and_then(|conn| conn.socket()) {
+        if let Some(socket) =
+            moved.and_then(|moved| self.conns.get_mut(moved as usize)).and_then(|conn| conn.socket())
+        {
             socket.place = place;
         }
     }

@@ -89,7 +89,6 @@ impl WallWatch {
 fn once(ns: u64) -> Itimerspec {
     let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
     let (s, ns) = (ns / 1_000_000_000, ns % 1_000_000_000);
-    let it_value =
-        Timespec { tv_sec: i64::try_from(s).unwrap_or(i64::MAX), tv_nsec: i64::try_from(ns).unwrap_or(0) };
+    let it_value = Timespec { tv_sec: i64::try_from(s).unwrap_or(i64::MAX), tv_nsec: i64::try_from(ns).unwrap_or(0) };
     Itimerspec { it_interval: zero, it_value }
 }

@@ -34,9 +34,14 @@ impl std::fmt::Display for ListenError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             ListenError::Bind(address, error) => write!(f, "cannot listen on {address}: {error}"),
-            ListenError::Inherited(error) => write!(f, "the socket given by the service manager is unusable: {error}"),
+            ListenError::Inherited(error) => {
+                write!(f, "the socket given by the service manager is unusable: {error}")
+            }
             ListenError::Both => {
-                write!(f, "--listen and a socket from the service manager exclude each other: set ListenStream= instead")
+                write!(
+                    f,
+                    "--listen and a socket from the service manager exclude each other: set ListenStream= instead"
+                )
             }
         }
     }

@@ -239,8 +239,7 @@ impl Server {
     fn take_in(&mut self, now: Now, mut stream: TcpStream, peer: std::net::IpAddr) {
         let Some(index) = self.hub.accept(now, peer.to_canonical()) else { return };
         let token = Token(CONNECTIONS + index as usize);
-        let registered =
-            self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE);
+        let registered = self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE);
         if let Err(error) = registered {
             log::error!("a connection cannot be watched: {error}");
             self.hub.reset(index);

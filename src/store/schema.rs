@@ -1,0 +1,360 @@
+//! Tables, their migrations, and the settings of a connection.
+//!
+//! Owns the shape of the file and the one row of `meta`: which batch was the last, when the daemon was last alive, on
+//! which boot, and the highest serial number ever given. It knows neither timers nor answers.
+//!
+//! Invariants: `user_version` says which migrations the file has seen, and each is applied whole or not at all; boot
+//! times anywhere in the file are of the boot named in `meta`, which the batch that rewrites them also rewrites.
+//! Constraints repeat only what the types of the domain already promise: a fact that the domain holds must never be
+//! refused here, or its batch would fail for ever.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, Row, ffi, params};
+
+use crate::clock::{Mono, Now, WallMs};
+use crate::store::OpenError;
+
+/// The steps from an empty file to today's schema; the file's `user_version` counts those it has seen. A step that
+/// has been released is never edited.
+const MIGRATIONS: &[&str] = &[FIRST];
+
+/// Marks a file as timerd's, in the field that SQLite keeps for it: `timd` in ASCII.
+const APPLICATION_ID: i64 = 0x7469_6d64;
+
+/// How long a connection waits for another process that holds the database, such as a backup: well within what an
+/// orderly end may take.
+const BUSY_MAX: Duration = Duration::from_millis(500);
+
+/// `timers` is keyed by serial number and not by id, so that the timers of one exam, created together, lie on few
+/// pages. `history` has no second key that every entry would have to be written into: what is forgotten is found by
+/// the entry of the deletion, and only those are indexed. In `replays` the rowid is the order of commits, and the
+/// columns of a stub come first, so that reading them leaves the overflow pages of long answers alone.
+const FIRST: &str = "
+    CREATE TABLE meta (
+        id            INTEGER PRIMARY KEY CHECK (id = 1),
+        batch         INTEGER NOT NULL,
+        alive_wall_ms INTEGER,
+        alive_boot_ns INTEGER,
+        boot_id       TEXT,
+        serial        INTEGER NOT NULL,
+        CHECK ((alive_wall_ms IS NULL) = (alive_boot_ns IS NULL))
+    ) STRICT;
+    INSERT INTO meta (id, batch, serial) VALUES (1, 0, 0);
+
+    CREATE TABLE timers (
+        serial          INTEGER PRIMARY KEY,
+        id              TEXT    NOT NULL UNIQUE,
+        name            TEXT    NOT NULL,
+        state           TEXT    NOT NULL,
+        duration_s      INTEGER NOT NULL,
+        thresholds      TEXT    NOT NULL,
+        left_ns         INTEGER,
+        ends_wall_ms    INTEGER,
+        ends_boot_ns    INTEGER,
+        start_at_ms     INTEGER,
+        created_at_ms   INTEGER NOT NULL,
+        started_at_ms   INTEGER,
+        completed_at_ms INTEGER,
+        revision        INTEGER NOT NULL,
+        CHECK ((left_ns IS NULL) = (ends_wall_ms IS NOT NULL)),
+        CHECK ((ends_wall_ms IS NULL) = (ends_boot_ns IS NULL))
+    ) STRICT;
+
+    CREATE TABLE history (
+        timer_id     TEXT    NOT NULL,
+        revision     INTEGER NOT NULL,
+        at_ms        INTEGER NOT NULL,
+        action       TEXT    NOT NULL,
+        actor        TEXT    NOT NULL,
+        remaining_ms INTEGER NOT NULL,
+        name         TEXT,
+        duration_s   INTEGER,
+        start_at_ms  INTEGER,
+        added_s      INTEGER,
+        added_ms     INTEGER,
+        PRIMARY KEY (timer_id, revision)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX history_deleted ON history (at_ms) WHERE action = 'deleted';
+
+    CREATE TABLE replays (
+        number  INTEGER PRIMARY KEY,
+        key     BLOB    NOT NULL UNIQUE CHECK (length(key) = 32),
+        request BLOB    NOT NULL CHECK (length(request) = 32),
+        at_ms   INTEGER NOT NULL,
+        status  INTEGER NOT NULL,
+        headers TEXT    NOT NULL,
+        body    BLOB    NOT NULL
+    ) STRICT;
+";
+
+/// What every connection has, whatever it is for.
+///
+/// # Errors
+/// SQLite's own.
+pub(super) fn guard(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_MAX)?;
+    // The last connection of a database checkpoints it when it closes, by default. After a failed fsync that would
+    // copy pages into the database which nothing proves; it is switched on for an orderly end only.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(())
+}
+
+/// Sets a fresh connection up, and changes nothing in the file. The same for a new file, an old one and memory.
+///
+/// # Errors
+/// SQLite's own.
+pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    guard(connection)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    connection.execute_batch(
+        // FULL syncs the WAL at each commit; NORMAL would not. Checkpoints come between batches, not within one. The
+        // size limit gives back what an unusually large batch made of the WAL.
+        "PRAGMA synchronous = FULL;
+         PRAGMA wal_autocheckpoint = 0;
+         PRAGMA journal_size_limit = 16777216;
+         -- No table refers to another: history outlives its timer. The bundled SQLite turns this on.
+         PRAGMA foreign_keys = OFF;
+         -- An I/O error in a mapped file is a SIGBUS, and would end the process.
+         PRAGMA mmap_size = 0;
+         -- No file outside the data directory.
+         PRAGMA temp_store = MEMORY;
+         -- Damage is found when a page is read, not when it is used.
+         PRAGMA cell_size_check = ON;
+         -- The index of 100,000 kept answers is hit at random: it stays in memory (16 MiB).
+         PRAGMA cache_size = -16384;",
+    )
+}
+
+/// Turns write-ahead logging on. Once on it is a property of the file.
+///
+/// # Errors
+/// SQLite's own, and when the file system cannot do it (it takes shared memory).
+pub(super) fn log_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    let mode: String = connection.query_one("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    if mode == "wal" || mode == "memory" {
+        // The log is opened by the first statement after the switch, and that must not be a checkpoint: it would find
+        // the file locked by itself.
+        return connection.query_one("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+    }
+    let why = format!("write-ahead logging is not possible here (journal mode {mode})");
+    Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CANTOPEN), Some(why)))
+}
+
+/// Looks whether the file is ours and whole, and brings it to today's schema.
+///
+/// # Errors
+/// When it is another program's, a later version's or damaged, or when it cannot be written. It is unchanged then.
+pub(super) fn migrate(connection: &Connection, file: &Path) -> Result<(), OpenError> {
+    upgrade(connection, file, MIGRATIONS)?;
+    // Cheap, so that a restart in the middle of an exam is: the tables that the daemon cannot begin without. History
+    // may be of any size, and damage there is met when it is asked for.
+    for table in ["meta", "timers"] {
+        let verdict: String = connection
+            .query_row(&format!("PRAGMA quick_check('{table}')"), [], |row| row.get(0))
+            .map_err(|error| refusal(file, &error))?;
+        if verdict != "ok" {
+            return Err(OpenError::Damaged { file: file.to_owned(), why: verdict.replace('\n', ", ") });
+        }
+    }
+    Ok(())
+}
+
+fn upgrade(connection: &Connection, file: &Path, steps: &[&str]) -> Result<(), OpenError> {
+    let sqlite = |error: rusqlite::Error| refusal(file, &error);
+    let number = |sql: &str| connection.query_one(sql, [], |row| row.get::<_, i64>(0));
+    let application = number("PRAGMA application_id").map_err(sqlite)?;
+    let is_empty = number("SELECT count(*) FROM sqlite_schema").map_err(sqlite)? == 0;
+    let version = number("PRAGMA user_version").map_err(sqlite)?;
+    let (true, Ok(found)) = (application == APPLICATION_ID || (application == 0 && is_empty), u32::try_from(version))
+    else {
+        return Err(OpenError::Foreign { file: file.to_owned() });
+    };
+    let known = u32::try_from(steps.len()).unwrap_or(u32::MAX);
+    if found > known {
+        return Err(OpenError::Newer { file: file.to_owned(), found, known });
+    }
+    if found < known {
+        let seen = usize::try_from(found).unwrap_or(usize::MAX);
+        let rest = steps.get(seen..).unwrap_or_default().concat();
+        let done = connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {rest} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {known}; COMMIT;"
+        ));
+        if let Err(error) = done {
+            // A transaction that stays open ends with the connection, which is given up now.
+            return Err(refusal(file, &error));
+        }
+        if found > 0 {
+            log::info!("{} was brought from schema {found} to {known}", file.display());
+        }
+    }
+    Ok(())
+}
+
+/// The error of an opening in the operator's words.
+pub(super) fn refusal(file: &Path, error: &rusqlite::Error) -> OpenError {
+    let file = file.to_owned();
+    match error {
+        // Rows that SQLite reads and the domain has no words for.
+        rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::QueryReturnedNoRows => OpenError::Damaged { file, why: error.to_string() },
+        _ => match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::NotADatabase) => OpenError::Foreign { file },
+            Some(rusqlite::ErrorCode::DatabaseCorrupt) => OpenError::Damaged { file, why: error.to_string() },
+            _ => OpenError::Sqlite { file, why: error.to_string() },
+        },
+    }
+}
+
+/// The row of `meta`.
+#[derive(Debug)]
+pub(super) struct Meta {
+    /// The number of the last batch in the file.
+    pub(super) batch: u64,
+    /// Its sign of life.
+    pub(super) alive: Option<Now>,
+    /// The boot that wrote it.
+    pub(super) boot_id: Option<String>,
+    /// The highest serial number that any timer ever had.
+    pub(super) serial: u32,
+}
+
+/// Reads the row of `meta`.
+///
+/// # Errors
+/// SQLite's own.
+pub(super) fn meta(connection: &Connection) -> rusqlite::Result<Meta> {
+    let sql = "SELECT batch, alive_wall_ms, alive_boot_ns, boot_id, serial FROM meta WHERE id = 1";
+    connection.prepare_cached(sql)?.query_row([], |row| {
+        let wall = row.get::<_, Option<i64>>(1)?.map(WallMs::from_ms);
+        let mono = optional_unsigned(row, 2)?.map(Mono::from_ns);
+        Ok(Meta {
+            batch: unsigned(row, 0)?,
+            alive: wall.zip(mono).map(|(wall, mono)| Now { mono, wall }),
+            boot_id: row.get(3)?,
+            serial: row.get(4)?,
+        })
+    })
+}
+
+/// Writes the number of a batch and its sign of life, and raises the highest serial number to `serial`.
+///
+/// # Errors
+/// SQLite's own, and when there is no such row.
+pub(super) fn stamp(
+    connection: &Connection,
+    batch: u64,
+    alive: Now,
+    boot_id: &str,
+    serial: u32,
+) -> rusqlite::Result<()> {
+    let sql = "UPDATE meta SET batch = ?1, alive_wall_ms = ?2, alive_boot_ns = ?3, boot_id = ?4,
+                   serial = max(serial, ?5) WHERE id = 1";
+    let changed = connection.prepare_cached(sql)?.execute(params![
+        integer(batch),
+        alive.wall.ms(),
+        integer(alive.mono.ns()),
+        boot_id,
+        serial
+    ])?;
+    if changed == 1 { Ok(()) } else { Err(rusqlite::Error::QueryReturnedNoRows) }
+}
+
+/// An unsigned number for a column. SQLite's integers end at 2^63 - 1, which is 292 years in nanoseconds.
+pub(super) fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// An unsigned number from a column.
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let number: i64 = row.get(column)?;
+    u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
+}
+
+/// An unsigned number from a column that may be empty.
+pub(super) fn optional_unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
+    row.get::<_, Option<i64>>(column)?
+        .map(|number| u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number)))
+        .transpose()
+}
+
+/// The error of a row that says what the domain has no word for.
+pub(super) fn unreadable(column: usize, what: &str) -> rusqlite::Error {
+    let error = format!("unknown {what}").into();
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, error)
+}
+
+/// Pages in the WAL that are not in the database yet.
+///
+/// # Errors
+/// SQLite's own.
+pub(super) fn wal_pages(connection: &Connection) -> rusqlite::Result<u32> {
+    let sql = "PRAGMA wal_checkpoint(NOOP)";
+    let row = |row: &Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+    let (pages, copied) = connection.query_one(sql, [], row)?;
+    Ok(u32::try_from(pages - copied).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> &'static Path {
+        Path::new("/x/timerd.db")
+    }
+
+    #[test]
+    fn an_old_file_is_brought_up_step_by_step_and_keeps_its_rows() {
+        let connection = Connection::open_in_memory().unwrap();
+        upgrade(&connection, file(), MIGRATIONS).unwrap();
+        let now = Now { mono: Mono::from_ns(5), wall: WallMs::from_ms(-7) };
+        stamp(&connection, 3, now, "boot", 9).unwrap();
+        let steps = [FIRST, "ALTER TABLE meta ADD COLUMN more INTEGER NOT NULL DEFAULT 4;"];
+        upgrade(&connection, file(), &steps).unwrap();
+        upgrade(&connection, file(), &steps).unwrap();
+        let more: i64 = connection.query_row("SELECT more FROM meta", [], |row| row.get(0)).unwrap();
+        let meta = meta(&connection).unwrap();
+        assert_eq!((more, meta.batch, meta.alive, meta.serial), (4, 3, Some(now), 9));
+        let error = upgrade(&connection, file(), MIGRATIONS).unwrap_err().to_string();
+        assert_eq!(error, "/x/timerd.db was written by a newer timerd (schema 2, this one knows 1)");
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_the_file_as_it_was() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("timerd.db");
+        let connection = Connection::open(&path).unwrap();
+        upgrade(&connection, &path, MIGRATIONS).unwrap();
+        let steps = [FIRST, "CREATE TABLE more (x) STRICT;"];
+        assert!(matches!(upgrade(&connection, &path, &steps), Err(OpenError::Sqlite { .. })));
+        drop(connection);
+        let connection = Connection::open(&path).unwrap();
+        let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(version, 1);
+        migrate(&connection, &path).unwrap();
+    }
+
+    #[test]
+    fn the_database_of_another_program_is_left_alone() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE theirs (x)").unwrap();
+        assert!(matches!(migrate(&connection, file()), Err(OpenError::Foreign { .. })));
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("PRAGMA application_id = -5").unwrap();
+        assert!(matches!(migrate(&connection, file()), Err(OpenError::Foreign { .. })));
+    }
+
+    #[test]
+    fn the_highest_serial_number_only_rises() {
+        let connection = Connection::open_in_memory().unwrap();
+        migrate(&connection, file()).unwrap();
+        assert_eq!(meta(&connection).unwrap().alive, None);
+        stamp(&connection, 1, Now::default(), "boot", 5).unwrap();
+        stamp(&connection, 2, Now::default(), "boot", 0).unwrap();
+        assert_eq!(meta(&connection).unwrap().serial, 5);
+    }
+}

@@ -1,0 +1,402 @@
+//! The order of the disk thread's work.
+//!
+//! Owns the queues behind the channel and what is done next. It must not know SQL nor what a record says.
+//!
+//! Invariants: a batch goes before everything else that waits; between two batches at most one slice of reading or
+//! forgetting is done; a batch in doubt goes before the batch behind it, and is answered only when the disk has told;
+//! nothing that the disk does ends the thread. A failure is logged when it begins and when it ends, not in between.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+
+use crate::clock::WallMs;
+use crate::domain::disk::{Answer, Done, Job, Query};
+use crate::domain::effects::Batch;
+use crate::domain::history::Entry;
+use crate::limits::{DISK_RETRY_EVERY, SLICE_ROWS_MAX};
+use crate::store::database::{Checkpoint, Database, Trouble};
+
+/// A question that waits, with what has been read for it so far.
+#[derive(Debug)]
+struct Question {
+    ticket: u64,
+    query: Query,
+    rows: Vec<Entry>,
+}
+
+/// What the thread does after a piece of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Look for more.
+    Work,
+    /// Wait for a job.
+    Idle,
+    /// Wait for a job, or until it is time to ask the disk again.
+    Retry,
+    /// Close the database and end.
+    End,
+}
+
+/// The disk thread.
+#[derive(Debug)]
+pub(super) struct Disk<W> {
+    database: Database,
+    jobs: Receiver<Job>,
+    done: SyncSender<Done>,
+    wake: W,
+    writes: VecDeque<Batch>,
+    questions: VecDeque<Question>,
+    forget: Option<WallMs>,
+    /// COMMIT failed, and why; the disk has not told yet what came of it.
+    doubt: Option<(Batch, String)>,
+    is_closing: bool,
+    is_well: bool,
+}
+
+impl<W: Fn()> Disk<W> {
+    pub(super) fn new(database: Database, jobs: Receiver<Job>, done: SyncSender<Done>, wake: W) -> Self {
+        Disk {
+            database,
+            jobs,
+            done,
+            wake,
+            writes: VecDeque::new(),
+            questions: VecDeque::new(),
+            forget: None,
+            doubt: None,
+            is_closing: false,
+            is_well: true,
+        }
+    }
+
+    /// Works until it is told to close.
+    pub(super) fn run(mut self) {
+        loop {
+            match self.turn() {
+                Next::Work => {}
+                Next::Idle => match self.jobs.recv() {
+                    Ok(job) => self.take(job),
+                    Err(_) => self.is_closing = true,
+                },
+                Next::Retry => match self.jobs.recv_timeout(DISK_RETRY_EVERY) {
+                    Ok(job) => self.take(job),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => self.is_closing = true,
+                },
+                Next::End => break,
+            }
+        }
+        for question in std::mem::take(&mut self.questions) {
+            self.tell(Done::Answered(question.ticket, Err("the store is closing".to_owned())));
+        }
+        if let Some((batch, _)) = &self.doubt {
+            log::error!("the store is closed without knowing whether batch {} is durable", batch.number);
+        }
+        let Disk { database, done, wake, .. } = self;
+        if let Err(why) = database.close() {
+            log::error!("the store could not be closed in order, nothing is lost: {why}");
+        }
+        // The other side may have gone already, as it may at every message: then there is nobody to tell.
+        let _ = done.send(Done::Closed);
+        wake();
+    }
+
+    /// Takes in every job that waits, then does the one piece of work that is most urgent.
+    fn turn(&mut self) -> Next {
+        loop {
+            match self.jobs.try_recv() {
+                Ok(job) => self.take(job),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    self.is_closing = true;
+                    break;
+                }
+            }
+        }
+        // Doubt first: until it is settled no other batch may be judged by its number.
+        if let Some((batch, why)) = self.doubt.take() {
+            return self.settle(batch, why);
+        }
+        if let Some(batch) = self.writes.pop_front() {
+            self.write(batch);
+            return Next::Work;
+        }
+        // After the batches that were given before it; questions are let go, since answers have nowhere to go.
+        if self.is_closing {
+            return Next::End;
+        }
+        let checkpoint = self.database.checkpoint_due();
+        if checkpoint == Checkpoint::Due {
+            self.checkpoint();
+        } else if let Some(question) = self.questions.pop_front() {
+            self.answer(question);
+        } else if let Some(before) = self.forget.take() {
+            self.forget_slice(before);
+        } else if checkpoint == Checkpoint::WhenIdle {
+            self.checkpoint();
+        } else {
+            return Next::Idle;
+        }
+        Next::Work
+    }
+
+    fn take(&mut self, job: Job) {
+        match job {
+            Job::Write(batch) => self.writes.push_back(batch),
+            Job::Ask(ticket, query) => self.questions.push_back(Question { ticket, query, rows: Vec::new() }),
+            // One that is not done yet is part of the newer one.
+            Job::Forget(before) => self.forget = self.forget.max(Some(before)),
+            Job::Close => self.is_closing = true,
+        }
+    }
+
+    fn write(&mut self, batch: Batch) {
+        match self.database.write(&batch) {
+            Ok(()) => {
+                self.recover();
+                self.tell(Done::Written(batch));
+            }
+            Err(Trouble::Untouched(why)) => {
+                self.fall_ill(&why);
+                self.tell(Done::Failed(batch, why));
+            }
+            Err(Trouble::Doubt(why)) => {
+                self.fall_ill(&why);
+                self.doubt = Some((batch, why));
+            }
+        }
+    }
+
+    /// Asks the disk about the batch whose COMMIT failed, and why.
+    fn settle(&mut self, batch: Batch, failure: String) -> Next {
+        match self.database.judge(batch.number) {
+            Ok(true) => {
+                self.recover();
+                self.tell(Done::Written(batch));
+                Next::Work
+            }
+            Ok(false) => {
+                self.tell(Done::Failed(batch, failure));
+                Next::Work
+            }
+            Err(why) => {
+                self.doubt = Some((batch, failure));
+                // Nobody waits for an answer from a disk that does not even tell its own state.
+                for question in std::mem::take(&mut self.questions) {
+                    self.tell(Done::Answered(question.ticket, Err(why.clone())));
+                }
+                if self.is_closing { Next::End } else { Next::Retry }
+            }
+        }
+    }
+
+    /// Answers a question, or reads a slice for it and puts it back to the front, to go on behind the next batch. The
+    /// slice is one of rows: 500 neighbours by key are a few dozen pages.
+    fn answer(&mut self, mut question: Question) {
+        let answer = match &question.query {
+            Query::Replay(key) => self.database.replay(key).map(Answer::Replay),
+            Query::History { timer, after, limit } => {
+                let missing = limit.saturating_sub(u32::try_from(question.rows.len()).unwrap_or(u32::MAX));
+                let from = question.rows.last().map_or(*after, |last| last.revision);
+                let slice = missing.min(SLICE_ROWS_MAX);
+                match self.database.entries(timer, from, slice) {
+                    Ok(mut rows) => {
+                        let is_last = rows.len() < slice as usize || slice == missing;
+                        question.rows.append(&mut rows);
+                        if !is_last {
+                            self.questions.push_front(question);
+                            return;
+                        }
+                        if question.rows.is_empty() {
+                            let ever = self.database.has_history(timer);
+                            ever.map(|ever| Answer::History(ever.then(Vec::new)))
+                        } else {
+                            Ok(Answer::History(Some(std::mem::take(&mut question.rows))))
+                        }
+                    }
+                    Err(why) => Err(why),
+                }
+            }
+        };
+        self.tell(Done::Answered(question.ticket, answer));
+    }
+
+    /// Forgets a slice. What is left is put back, unless a newer order has come; on a failing disk it is dropped, and
+    /// comes again with the next order.
+    fn forget_slice(&mut self, before: WallMs) {
+        match self.database.forget(before) {
+            Ok(true) => self.forget = self.forget.max(Some(before)),
+            Ok(false) => {}
+            Err(why) => self.fall_ill(&why),
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        if let Err(why) = self.database.checkpoint() {
+            self.fall_ill(&why);
+        }
+    }
+
+    fn fall_ill(&mut self, why: &str) {
+        if std::mem::replace(&mut self.is_well, false) {
+            log::error!("the store cannot be written: {why}");
+        }
+    }
+
+    fn recover(&mut self) {
+        if !std::mem::replace(&mut self.is_well, true) {
+            log::warn!("the store can be written again");
+        }
+    }
+
+    fn tell(&mut self, done: Done) {
+        if self.done.send(done).is_err() {
+            // Nobody is left to work for.
+            self.is_closing = true;
+        }
+        (self.wake)();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::{Sender, channel, sync_channel};
+
+    use super::*;
+    use crate::domain::effects::Record;
+    use crate::domain::history::Action;
+    use crate::domain::timers::TimerId;
+    use crate::store::database::FORGET_ROWS_MAX;
+    use crate::store::database::tests::{batch, open};
+    use crate::store::timers::tests::{entry, timer};
+
+    struct Bench {
+        disk: Disk<fn()>,
+        jobs: Sender<Job>,
+        done: Receiver<Done>,
+    }
+
+    /// A disk whose turns are taken one at a time.
+    fn bench(database: Database) -> Bench {
+        let (jobs, taken) = channel();
+        let (told, done) = sync_channel(100);
+        Bench { disk: Disk::new(database, taken, told, || ()), jobs, done }
+    }
+
+    /// Timers gone long ago, `rows` entries each.
+    fn fill(database: &mut Database, timers: u32, rows: u64) -> Vec<TimerId> {
+        let ids: Vec<TimerId> = (0..timers).map(|number| Arc::from(format!("timer_{number}"))).collect();
+        let mut records = Vec::new();
+        for id in &ids {
+            records.extend((1..rows).map(|revision| Record::History(entry(id, revision, 1, Action::Started))));
+            records.push(Record::History(entry(id, rows, 1, Action::Deleted)));
+        }
+        database.write(&batch(1, records)).unwrap();
+        ids
+    }
+
+    fn count(disk: &Disk<fn()>) -> u32 {
+        let sql = "SELECT count(*) FROM history";
+        disk.database.connection().query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn a_batch_waits_for_one_slice_of_forgetting_at_most() {
+        let (mut database, _) = Database::in_memory().unwrap();
+        fill(&mut database, 1_000, 100);
+        let mut bench = bench(database);
+        bench.jobs.send(Job::Forget(WallMs::from_ms(2))).unwrap();
+        for number in 2..10 {
+            let before = count(&bench.disk);
+            assert_eq!(bench.disk.turn(), Next::Work);
+            assert_eq!(before - count(&bench.disk), FORGET_ROWS_MAX);
+            bench.jobs.send(Job::Ask(number, Query::Replay([0; 32]))).unwrap();
+            bench.jobs.send(Job::Write(batch(number, Vec::new()))).unwrap();
+            assert_eq!(bench.disk.turn(), Next::Work);
+            assert!(matches!(bench.done.try_recv(), Ok(Done::Written(batch)) if batch.number == number));
+            assert_eq!(bench.disk.turn(), Next::Work);
+            assert!(matches!(bench.done.try_recv(), Ok(Done::Answered(ticket, _)) if ticket == number));
+        }
+        let mut turns = 0;
+        while bench.disk.turn() == Next::Work {
+            turns += 1;
+        }
+        assert_eq!(count(&bench.disk), 0);
+        assert!(turns >= 100_000 / FORGET_ROWS_MAX - 8, "{turns}");
+    }
+
+    #[test]
+    fn a_long_page_is_read_in_slices_and_a_batch_goes_between() {
+        let (mut database, _) = Database::in_memory().unwrap();
+        let timer = fill(&mut database, 1, 1_200).remove(0);
+        let mut bench = bench(database);
+        let ask = |ticket, after, limit| Job::Ask(ticket, Query::History { timer: timer.clone(), after, limit });
+        bench.jobs.send(ask(1, 100, 1_000)).unwrap();
+        bench.jobs.send(ask(2, 1_195, 1_000)).unwrap();
+        assert_eq!(bench.disk.turn(), Next::Work);
+        bench.jobs.send(Job::Write(batch(2, Vec::new()))).unwrap();
+        assert_eq!(bench.disk.turn(), Next::Work);
+        assert!(matches!(bench.done.try_recv(), Ok(Done::Written(_))));
+        while bench.disk.turn() == Next::Work {}
+        let Ok(Done::Answered(1, Ok(Answer::History(Some(rows))))) = bench.done.try_recv() else { panic!() };
+        assert!(rows.iter().map(|row| row.revision).eq(101..=1_100));
+        let Ok(Done::Answered(2, Ok(Answer::History(Some(rows))))) = bench.done.try_recv() else { panic!() };
+        assert!(rows.iter().map(|row| row.revision).eq(1_196..=1_200));
+    }
+
+    #[test]
+    fn a_page_beyond_the_end_is_empty_and_one_of_nobody_is_none() {
+        let (mut database, _) = Database::in_memory().unwrap();
+        let timer = fill(&mut database, 1, 500).remove(0);
+        let mut bench = bench(database);
+        let nobody: TimerId = Arc::from("nobody");
+        let expected = [
+            (&timer, 500, 10, Some(0)),
+            (&timer, 0, 0, Some(0)),
+            (&timer, 0, 500, Some(500)),
+            (&nobody, 0, 10, None),
+        ];
+        for (ticket, (timer, after, limit, rows)) in (0..).zip(expected) {
+            bench.jobs.send(Job::Ask(ticket, Query::History { timer: timer.clone(), after, limit })).unwrap();
+            while bench.disk.turn() == Next::Work {}
+            let Ok(Done::Answered(told, Ok(Answer::History(page)))) = bench.done.try_recv() else { panic!() };
+            assert_eq!((told, page.map(|page| page.len())), (ticket, rows));
+        }
+    }
+
+    #[test]
+    fn a_batch_in_doubt_is_answered_when_the_disk_tells_and_before_the_one_behind() {
+        let place = tempfile::tempdir().unwrap();
+        let (database, _) = open(&place);
+        let mut bench = bench(database);
+        let (here, away) = (place.path().join("timerd.db"), place.path().join("away"));
+        std::fs::rename(&here, &away).unwrap();
+        bench.disk.doubt = Some((batch(1, vec![Record::Timer(timer(1))]), "cut".to_owned()));
+        bench.jobs.send(Job::Write(batch(2, Vec::new()))).unwrap();
+        bench.jobs.send(Job::Ask(7, Query::Replay([0; 32]))).unwrap();
+        assert_eq!(bench.disk.turn(), Next::Retry);
+        assert!(matches!(bench.done.try_recv(), Ok(Done::Answered(7, Err(_)))));
+        assert_eq!(bench.disk.turn(), Next::Retry);
+        assert!(bench.done.try_recv().is_err(), "no answer while there is doubt");
+        std::fs::rename(&away, &here).unwrap();
+        assert_eq!(bench.disk.turn(), Next::Work);
+        assert!(matches!(bench.done.try_recv(), Ok(Done::Failed(batch, why)) if batch.number == 1 && why == "cut"));
+        assert_eq!(bench.disk.turn(), Next::Work);
+        assert!(matches!(bench.done.try_recv(), Ok(Done::Written(batch)) if batch.number == 2));
+        assert!(bench.disk.is_well);
+    }
+
+    #[test]
+    fn closing_ends_even_a_disk_that_tells_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let (database, _) = open(&place);
+        let mut bench = bench(database);
+        std::fs::remove_file(place.path().join("timerd.db")).unwrap();
+        bench.disk.doubt = Some((batch(1, Vec::new()), "cut".to_owned()));
+        bench.jobs.send(Job::Close).unwrap();
+        let done = bench.done;
+        bench.disk.run();
+        assert!(matches!(done.try_recv(), Ok(Done::Closed)));
+    }
+}
