@@ -97,8 +97,9 @@ impl<T> Staged<T> {
         self.pending.gathering = Some(Box::new(next));
     }
 
-    /// The gathering batch goes to the disk.
+    /// The gathering batch goes to the disk. Once a batch: a second time would hand over nothing in its place.
     pub fn hand_over(&mut self) {
+        debug_assert!(self.pending.gathering.is_some());
         self.pending.hand_over();
     }
 

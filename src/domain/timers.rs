@@ -804,8 +804,10 @@ impl Timers {
             Some(timer) => Record::Timer(timer.clone()),
             None => Record::TimerGone(slot.id.clone()),
         });
+        if slot.staged.hold() != Hold::Gathering {
+            self.touched.gathering.push(serial);
+        }
         slot.staged.stage(next);
-        self.touched.gathering.push(serial);
     }
 
     fn forget_if_gone(&mut self, serial: u32) {

@@ -336,10 +336,12 @@ impl Hub {
             }
             let mut broken = false;
             while !conn.outbox.is_empty() {
-                let wanted = conn.outbox.bytes();
-                let sent = match conn.outbox.only() {
-                    Some(bytes) => sockets.send(index, bytes),
-                    None => sockets.send_vectored(index, &conn.outbox.slices()),
+                let (offered, sent) = match conn.outbox.only() {
+                    Some(bytes) => (bytes.len(), sockets.send(index, bytes)),
+                    None => {
+                        let slices = conn.outbox.slices();
+                        (slices.iter().map(|slice| slice.len()).sum(), sockets.send_vectored(index, &slices))
+                    }
                 };
                 match sent {
                     Ok(sent) => {
@@ -348,7 +350,7 @@ impl Hub {
                         if let Protocol::Http(http) = &mut conn.protocol {
                             http.progress = now.mono;
                         }
-                        if sent < wanted {
+                        if sent < offered {
                             break;
                         }
                     }
