@@ -1,5 +1,63 @@
-//! timerd
+//! timerd keeps the clock of exam rooms.
+//!
+//! Instructors control timers over REST, students' browsers hold a WebSocket and are told the time each second, and
+//! nobody but the server owns time. One process: **one loop thread owns every socket, every timer and all state; one
+//! disk thread owns SQLite.** No async runtime, no lock, no thread pool.
+//!
+//! # The map
+//!
+//! | room | owns |
+//! |---|---|
+//! | [`limits`] | every bound, with its reason |
+//! | [`clock`] | time as values, and the only reader of the operating system's clock |
+//! | [`config`], [`keys`], [`logging`], [`metrics`] | flags and environment; who may; what is told to operators |
+//! | [`domain`] | what is true and what follows: nouns, deadlines, batches. Standard library only |
+//! | [`wire`] | bytes to messages and back: HTTP/1.1, WebSocket. Knows no service |
+//! | [`api`] | requests to commands, messages to JSON; the contract's order of checks |
+//! | [`hub`] | connections, audiences, what waits for the disk: the daemon without its sockets |
+//! | [`store`] | the disk thread: SQLite, schema, recovery |
+//! | [`server`] | the mio loop: sockets, the kernel's timers, signals, the order of a turn |
+//! | [`watch`] | `timerd watch`: a client, which shares nothing with the daemon but its contract |
+//!
+//! Imports run one way, and a test keeps them so: `limits, clock <- domain <- api <- hub <- server <- main` and
+//! `domain <- store <- server`; `wire` stands beside `domain` and imports `limits` alone. The same noun has the same
+//! file name in each room: `ls src/*/timers.rs` is the slice of one service. A service is added by a file in
+//! `domain`, `store` and `api`, a row or more in [`api::routes`], and a variant in [`domain::effects`].
+//!
+//! # The laws
+//!
+//! 1. **The clock enters once.** Each turn samples the time once and passes it down as [`clock::Now`]. No code below
+//!    the loop asks for the time, for chance or for the environment.
+//! 2. **Time is computed, never counted.** A running timer is a deadline; ticks lie on its own grid.
+//! 3. **Visible is durable.** A noun's shown state is on the disk, or follows from what is; a change that is on its
+//!    way there is seen by nobody but the commands judged after it ([`domain::staged`]).
+//! 4. **The loop never waits**: not for the disk, not for a client, not for a long query.
+//! 5. **Everything has a bound**, in [`limits`].
+//! 6. **The core is sans-IO**: domain, api, wire and hub take bytes and time in and give effects out. The mio loop is
+//!    one driver of [`hub::Hub`], the simulation in `tests/sim.rs` another.
+//!
+//! # A turn
+//!
+//! Wait for the earliest deadline or an event; sample the clock; show what has become durable and let go what it held;
+//! accept; let come due what is due; read and judge; hand the batch to the disk; flush; reap; account. The order is
+//! part of the contract, and `Server::turn` says at each line why it stands where it does.
+//!
+//! # Two flows
+//!
+//! *A control request.* [`wire::http::Decoder`] makes a request of bytes, [`hub`] keeps its place in the order of
+//! answers, [`api::Api`] routes it, admits the caller, reads the body and calls [`domain::timers::Timers::control`],
+//! which brings the timer to now, judges the action against its latest state, stages the next one and leaves three
+//! effects: the record, the history entry, the announcement. The answer is held with the batch. At the end of the turn
+//! [`domain::Engine::hand_over`] gives the batch to the disk thread, which writes it in one transaction and wakes the
+//! loop. Then pending becomes shown, the answer goes out, and the announcement behind it.
+//!
+//! *A tick.* The kernel's timer wakes the loop, the deadline is taken from the heap (a stale one is dropped), the
+//! remainder is computed, the JSON is written once, the frame is built once, and a pointer to it goes into each
+//! client's outbox ([`hub::outbox`]); the flush sends each with one system call. The next deadline is the next second
+//! of the timer's grid.
+
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod api;
 pub mod clock;
 pub mod config;

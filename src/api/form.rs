@@ -57,14 +57,14 @@ pub fn detail(faults: &[Fault]) -> Value {
 ///
 /// # Errors
 /// One fault, at `body`: not UTF-8, not JSON (NaN and lone surrogates are not), nested too deeply, or nothing at all.
-pub fn parse(body: &[u8]) -> Result<Value, Fault> {
+pub fn parse(body: &[u8]) -> Result<Value, Vec<Fault>> {
     if body.is_empty() {
-        return Err(Fault::new("missing", &["body"], "Field required"));
+        return Err(vec![Fault::new("missing", &["body"], "Field required")]);
     }
     serde_json::from_slice(body).map_err(|error| {
         let mut fault = Fault::new("json_invalid", &["body"], format!("JSON decode error: {error}"));
         fault.loc.push(json!(error.column()));
-        fault
+        vec![fault]
     })
 }
 
@@ -80,13 +80,13 @@ impl<'a> Form<'a> {
     ///
     /// # Errors
     /// One fault, at `body`, when it is something else.
-    pub fn body(body: &'a Value) -> Result<Self, Fault> {
+    pub fn body(body: &'a Value) -> Result<Self, Vec<Fault>> {
         match body {
             Value::Object(fields) => Ok(Form { place: "body", fields, faults: Vec::new() }),
-            Value::Null => Err(Fault::new("missing", &["body"], "Field required")),
+            Value::Null => Err(vec![Fault::new("missing", &["body"], "Field required")]),
             other => {
                 let msg = "Input should be a valid dictionary or object";
-                Err(Fault::new("model_attributes_type", &["body"], msg).of(other))
+                Err(vec![Fault::new("model_attributes_type", &["body"], msg).of(other)])
             }
         }
     }

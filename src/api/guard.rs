@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::api::form;
 use crate::api::routes::Access;
@@ -57,9 +57,9 @@ impl Guard {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         });
-        let query = in_query.then(|| form::query(&head.query)).unwrap_or_default();
-        let in_query = query.get("api_key").and_then(Value::as_str).filter(|key| !key.is_empty());
-        let presented = in_query.or_else(|| head.header("x-api-key")).or(bearer);
+        let query = if in_query { form::query(&head.query) } else { Map::new() };
+        let queried = query.get("api_key").and_then(Value::as_str).filter(|key| !key.is_empty());
+        let presented = queried.or_else(|| head.header("x-api-key")).or(bearer);
         match presented.and_then(|key| self.keys.find(key.as_bytes())) {
             Some((name, role)) => Caller { actor: name.clone(), role: Some(role) },
             None => Caller { actor: self.anonymous.clone(), role: None },

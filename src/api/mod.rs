@@ -313,13 +313,12 @@ impl Api {
     fn change(&self, route: Route, id: &str, actor: &Actor, request: &Request, world: &mut World<'_>) -> Outcome {
         let head = &request.head;
         let now = |response| Outcome::Answer(response, Hold::Nothing);
-        let is_post = head.method == "POST";
-        if is_post && let Some(refused) = refused_content_type(request) {
+        if let Some(refused) = refused_content_type(request) {
             return now(refused);
         }
-        let stub = match is_post.then(|| idempotency_stub(request, actor, world.now)).transpose() {
-            Ok(stub) => stub.flatten(),
-            Err(fault) => return now(faults(&[fault])),
+        let stub = match idempotency_stub(request, actor, world.now) {
+            Ok(stub) => stub,
+            Err(found) => return now(faults(&found)),
         };
         if let Some(stub) = &stub {
             match world.engine.replays.look_up(world.now, &stub.key, &stub.body) {
@@ -447,7 +446,7 @@ impl Command {
         if route == Route::Timer {
             return Ok(Command::Delete);
         }
-        let body = form::parse(&request.body).map_err(|fault| vec![fault])?;
+        let body = form::parse(&request.body)?;
         match route {
             Route::TimersBulk(op) => {
                 let call = timers::bulk(op, &body, &request.head.query)?;
@@ -470,15 +469,18 @@ fn refused_content_type(request: &Request) -> Option<Response> {
     Some(error_text(415, "Send JSON, with the header Content-Type: application/json"))
 }
 
-/// What identifies a request that may be sent twice.
-fn idempotency_stub(request: &Request, actor: &Actor, now: Now) -> Result<Option<Stub>, Fault> {
+/// What identifies a POST that may be sent twice.
+fn idempotency_stub(request: &Request, actor: &Actor, now: Now) -> Result<Option<Stub>, Vec<Fault>> {
+    if request.head.method != "POST" {
+        return Ok(None);
+    }
     let mut given = request.head.headers("idempotency-key");
     let Some(key) = given.next() else { return Ok(None) };
     let sound =
         (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()) && key.bytes().all(|b| (0x20..0x7f).contains(&b));
     if !sound || given.next().is_some() {
         let msg = format!("Idempotency-Key should be 1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable ASCII characters");
-        return Err(Fault::new("value_error", &["header", "idempotency-key"], msg));
+        return Err(vec![Fault::new("value_error", &["header", "idempotency-key"], msg)]);
     }
     let Head { path, query, .. } = &request.head;
     let path = path.strip_suffix('/').unwrap_or(path);

@@ -28,7 +28,7 @@ use crate::wire::http::Response;
 /// # Errors
 /// Every fault of the body.
 pub fn blueprint(body: &Value, now: Now) -> Result<Blueprint, Vec<Fault>> {
-    let mut form = Form::body(body).map_err(|fault| vec![fault])?;
+    let mut form = Form::body(body)?;
     let duration_s = form.int("duration_seconds", 1..=DURATION_S_MAX);
     let name = form.text("name", 1..=NAME_CHARS_MAX, NAME_DEFAULT);
     let thresholds = form.ints("warning_thresholds", THRESHOLDS_MAX, 1..=DURATION_S_MAX, &THRESHOLDS_DEFAULT);
@@ -58,7 +58,7 @@ pub fn blueprint(body: &Value, now: Now) -> Result<Blueprint, Vec<Fault>> {
 /// # Errors
 /// Every fault of the body.
 pub fn control(body: &Value) -> Result<Option<Action>, Vec<Fault>> {
-    let mut form = Form::body(body).map_err(|fault| vec![fault])?;
+    let mut form = Form::body(body)?;
     let added_s = form.int_or_null("extend_seconds", 1..=EXTEND_S_MAX);
     let action = match form.raw("action").map(|value| value.as_str()) {
         Some(Some("start")) => Some(Action::Start),
@@ -109,12 +109,12 @@ pub fn bulk<'a>(op: Bulk, body: &'a Value, query: &str) -> Result<BulkCall<'a>, 
                 None => faults.push(Fault::new("missing", &["body", "timer_ids"], "Field required")),
             }
             if fields.contains_key("seconds") || !query.contains_key("seconds") {
-                seconds = Form::body(body).map_err(|fault| vec![fault])?;
+                seconds = Form::body(body)?;
             }
         }
         other => {
-            if let Err(fault) = Form::body(other) {
-                faults.push(fault);
+            if let Err(found) = Form::body(other) {
+                faults.extend(found);
             }
         }
     }

@@ -818,3 +818,464 @@ impl Timers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Engine;
+
+    const S: u64 = 1_000_000_000;
+    const MS: u64 = 1_000_000;
+    /// 2026-01-15T10:00:00Z.
+    const EPOCH_MS: i64 = 1_768_471_200_000;
+
+    /// An engine, its clock, and everything it has said.
+    struct Room {
+        engine: Engine,
+        now_ns: u64,
+        wall_ms: i64,
+        said: Vec<(u64, Message)>,
+        history: Vec<Entry>,
+        durable: BTreeMap<u32, Timer>,
+        alive: Now,
+    }
+
+    impl Room {
+        fn new() -> Self {
+            Room::with(Outage::RunOn)
+        }
+
+        fn with(outage: Outage) -> Self {
+            let settings = Settings { timers_max: 1000, second: Second::REAL, outage, keep_finished: None };
+            Room {
+                engine: Engine::new(settings),
+                now_ns: 100 * S,
+                wall_ms: EPOCH_MS,
+                said: Vec::new(),
+                history: Vec::new(),
+                durable: BTreeMap::new(),
+                alive: Now::default(),
+            }
+        }
+
+        fn now(&self) -> Now {
+            Now { mono: Mono::from_ns(self.now_ns), wall: WallMs::from_ms(self.wall_ms) }
+        }
+
+        fn hear(&mut self) {
+            for announcement in self.engine.fx.announcements.drain(..) {
+                let effects::Message::Timer(message) = announcement.message;
+                self.said.push((self.now_ns, message));
+            }
+        }
+
+        /// Time passes; deadlines are served at their instants.
+        fn pass(&mut self, ns: u64) {
+            let end = self.now_ns + ns;
+            loop {
+                let next = self.engine.fx.deadlines.next().map_or(end, |at| at.ns().max(self.now_ns)).min(end);
+                self.step_to(next);
+                while let Some((_, Due::Timer(sleeper))) = self.engine.fx.deadlines.pop(self.now().mono) {
+                    let now = self.now();
+                    self.engine.timers.wake(now, sleeper, &mut self.engine.fx);
+                }
+                self.hear();
+                if next == end {
+                    return;
+                }
+            }
+        }
+
+        fn step_to(&mut self, ns: u64) {
+            // The wall clock shows whole milliseconds of the same time.
+            self.wall_ms += i64::try_from(ns / MS).unwrap() - i64::try_from(self.now_ns / MS).unwrap();
+            self.now_ns = ns;
+        }
+
+        /// What has gathered becomes durable at once.
+        fn commit(&mut self) {
+            let now = self.now();
+            let batch = self.engine.hand_over(now);
+            self.alive = batch.alive;
+            for record in batch.follows.into_iter().chain(batch.commands) {
+                match record {
+                    Record::Timer(timer) => _ = self.durable.insert(timer.serial, timer),
+                    Record::TimerGone(id) => self.durable.retain(|_, timer| timer.id != id),
+                    Record::History(entry) => self.history.push(entry),
+                    Record::Replay(_) | Record::ReplayGone(_) => {}
+                }
+            }
+            self.engine.commit(now);
+            self.hear();
+        }
+
+        fn create_pending(&mut self, duration_s: u32, thresholds: &[u32], begin: Begin) -> Timer {
+            let plan = Blueprint { name: "T".into(), duration_s, thresholds: thresholds.into(), begin };
+            let (now, actor) = (self.now(), Arc::from("tester"));
+            self.engine.timers.create(now, plan, 0xabcd, &actor, &mut self.engine.fx).outcome.unwrap()
+        }
+
+        fn create(&mut self, duration_s: u32, thresholds: &[u32], begin: Begin) -> TimerId {
+            let id = self.create_pending(duration_s, thresholds, begin).id;
+            self.commit();
+            id
+        }
+
+        fn act_pending(&mut self, id: &str, action: Action) -> Verdict {
+            let (now, actor) = (self.now(), Arc::from("tester"));
+            self.engine.timers.control(now, id, action, &|_| true, &actor, &mut self.engine.fx)
+        }
+
+        fn act(&mut self, id: &str, action: Action) -> Result<Timer, Refusal> {
+            let verdict = self.act_pending(id, action);
+            self.commit();
+            verdict.outcome
+        }
+
+        fn shown(&mut self, id: &str) -> Timer {
+            let now = self.now();
+            let timer = self.engine.timers.shown(now, id, &mut self.engine.fx).unwrap().clone();
+            self.hear();
+            timer
+        }
+
+        fn ticks(&self) -> Vec<u32> {
+            let tick = |(_, message): &(u64, Message)| match message {
+                Message::Tick(reading) => Some(reading.remaining_s),
+                _ => None,
+            };
+            self.said.iter().filter_map(tick).collect()
+        }
+
+        fn warnings(&self) -> Vec<(u32, u32)> {
+            let warning = |(_, message): &(u64, Message)| match message {
+                Message::Warning { reading, threshold_s } => Some((reading.remaining_s, *threshold_s)),
+                _ => None,
+            };
+            self.said.iter().filter_map(warning).collect()
+        }
+
+        /// The daemon dies now, and is back after so long, on the same boot or on another.
+        fn restart(&mut self, away_ns: u64, same_boot: bool) {
+            self.step_to(self.now_ns + away_ns);
+            if !same_boot {
+                self.now_ns = 5 * S + self.now_ns % S;
+            }
+            let Settings { outage, .. } = self.engine.timers.settings;
+            let mut fresh = Room::with(outage).engine;
+            let timers = self.durable.values().cloned().collect();
+            let serial = self.durable.keys().max().copied().unwrap_or(0);
+            let image = Image { batch: 7, alive: Some(self.alive), same_boot, serial, timers, replays: Vec::new() };
+            fresh.restore(self.now(), image);
+            self.engine = fresh;
+            self.said.clear();
+            self.hear();
+            self.commit();
+        }
+    }
+
+    #[test]
+    fn the_state_table_is_the_contracts() {
+        use State::{Completed, Created, Expired, Paused, Running};
+        let extend = Action::Extend { added_s: 1 };
+        let actions = [Action::Start, Action::Pause, Action::Resume, extend, Action::Stop];
+        let rows = [
+            (Created, [Some(Running), None, None, Some(Created), Some(Completed)]),
+            (Running, [None, Some(Paused), None, Some(Running), Some(Completed)]),
+            (Paused, [Some(Running), None, Some(Running), Some(Paused), Some(Completed)]),
+            (Completed, [None; 5]),
+            (Expired, [None; 5]),
+        ];
+        for (state, row) in rows {
+            for (action, after) in actions.into_iter().zip(row) {
+                assert_eq!(state.after(action), after, "{action:?} in {state:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_day_of_ticks_with_pauses_at_odd_milliseconds() {
+        let mut room = Room::new();
+        let id = room.create(86_400, &[], Begin::ByHand);
+        let begun = room.now_ns;
+        let mut paused_ns = 0;
+        for round in 0..50_u64 {
+            room.act(&id, Action::Start).unwrap();
+            room.pass(1_000 * S + (round * 7_919 % 1_000) * MS + round);
+            room.act(&id, Action::Pause).unwrap();
+            let pause = (round * 104_729 % 5_000) * MS + 3;
+            room.pass(pause);
+            paused_ns += pause;
+        }
+        room.act(&id, Action::Resume).unwrap();
+        room.pass(90_000 * S);
+        assert_eq!(room.ticks(), (0..86_400).rev().collect::<Vec<_>>(), "one a second, none doubled, none missing");
+        let (expired_ns, _) = room.said.last().unwrap();
+        assert_eq!(*expired_ns, begun + 86_400 * S + paused_ns, "ends exactly where arithmetic says");
+        assert_eq!(room.shown(&id).state, State::Expired);
+    }
+
+    #[test]
+    fn never_one_nanosecond_early() {
+        let mut room = Room::new();
+        let id = room.create(3, &[], Begin::Now);
+        room.pass(3 * S - 1);
+        assert_eq!(room.shown(&id).state, State::Running);
+        assert_eq!(room.ticks(), [2, 1]);
+        room.pass(1);
+        assert_eq!(room.shown(&id).state, State::Expired);
+        assert_eq!(room.ticks(), [2, 1, 0]);
+        assert!(matches!(room.said.last(), Some((_, Message::Expired(_)))), "after the tick of 0");
+    }
+
+    #[test]
+    fn a_warning_is_given_once_a_descent_and_before_its_tick() {
+        let mut room = Room::new();
+        let id = room.create(10, &[10, 5, 7, 100], Begin::Now);
+        room.pass(6 * S);
+        assert_eq!(room.warnings(), [(7, 7), (5, 5)], "the duration itself and what lies above never fire");
+        let at = |wanted: fn(&Message) -> bool| room.said.iter().position(|(_, message)| wanted(message)).unwrap();
+        let warned = at(|message| matches!(message, Message::Warning { threshold_s: 7, .. }));
+        assert!(warned < at(|message| matches!(message, Message::Tick(reading) if reading.remaining_s == 7)));
+        room.act(&id, Action::Pause).unwrap();
+        room.act(&id, Action::Resume).unwrap();
+        room.pass(S);
+        assert_eq!(room.warnings().len(), 2, "a pause does not repeat it");
+        room.act(&id, Action::Extend { added_s: 3 }).unwrap();
+        room.pass(8 * S);
+        assert_eq!(room.warnings()[2..], [(5, 5)], "an extension from 3 to 6 arms 5 again, and not 7");
+    }
+
+    #[test]
+    fn a_late_turn_tells_one_true_tick() {
+        let mut room = Room::new();
+        let id = room.create(60, &[58, 55], Begin::Now);
+        room.step_to(room.now_ns + 6 * S + 500 * MS);
+        room.pass(0);
+        assert_eq!(room.ticks(), [54]);
+        assert_eq!(room.warnings(), [(54, 58), (54, 55)]);
+        room.pass(S);
+        assert_eq!(room.ticks(), [54, 53], "back on the grid");
+        assert_eq!(room.shown(&id).reading(room.now(), Second::REAL).remaining_ms, 52_500);
+    }
+
+    #[test]
+    fn a_command_read_after_the_end_meets_an_ended_timer() {
+        let mut room = Room::new();
+        let id = room.create(5, &[], Begin::Now);
+        room.step_to(room.now_ns + 5 * S);
+        let refusal = room.act(&id, Action::Extend { added_s: 60 }).unwrap_err();
+        assert_eq!(refusal, Refusal::WrongState { action: Action::Extend { added_s: 60 }, state: State::Expired });
+        assert_eq!(room.ticks(), [0]);
+    }
+
+    #[test]
+    fn nothing_is_shown_before_it_is_durable_and_nothing_is_left_when_it_never_is() {
+        let mut room = Room::new();
+        let id = room.create(60, &[], Begin::ByHand);
+        let verdict = room.act_pending(&id, Action::Start);
+        assert_eq!(verdict.hold, Hold::Gathering);
+        assert_eq!(room.shown(&id).state, State::Created);
+        assert!(room.said.is_empty());
+        let now = room.now();
+        let batch = room.engine.hand_over(now);
+        // Judged on top of what is on its way, and held with it.
+        let refused = room.act_pending(&id, Action::Start);
+        assert!(matches!(refused.outcome, Err(Refusal::WrongState { state: State::Running, .. })));
+        assert_eq!(refused.hold, Hold::Writing);
+        let paused = room.act_pending(&id, Action::Pause);
+        assert_eq!(paused.outcome.unwrap().state, State::Paused);
+        room.engine.undo(now, batch);
+        room.pass(2 * S);
+        assert_eq!(room.shown(&id).state, State::Created);
+        assert_eq!(room.shown(&id).revision, 1);
+        assert!(room.said.is_empty());
+        assert_eq!(room.engine.fx.gathered(), 0);
+    }
+
+    #[test]
+    fn the_end_waits_for_a_change_of_the_same_timer_and_for_nothing_else() {
+        let mut room = Room::new();
+        let (waits, other) = (room.create(5, &[], Begin::Now), room.create(5, &[], Begin::Now));
+        room.pass(4 * S);
+        room.act_pending(&waits, Action::Extend { added_s: 10 }).outcome.unwrap();
+        let now = room.now();
+        let batch = room.engine.hand_over(now);
+        room.pass(2 * S);
+        assert_eq!(room.shown(&waits).state, State::Running, "its end may have been moved");
+        assert_eq!(room.shown(&other).state, State::Expired);
+        let expired = room.ticks().iter().filter(|tick| **tick == 0).count();
+        assert_eq!(expired, 1);
+        // The batch fails: the end comes after all, at its true instant.
+        let now = room.now();
+        room.engine.undo(now, batch);
+        room.hear();
+        let ended = room.shown(&waits);
+        assert_eq!(ended.state, State::Expired);
+        assert_eq!(ended.completed_at, Some(WallMs::from_ms(EPOCH_MS + 5_000)));
+    }
+
+    #[test]
+    fn a_change_twice_in_one_batch_is_two_revisions_and_one_state() {
+        let mut room = Room::new();
+        let id = room.create(60, &[], Begin::ByHand);
+        room.act_pending(&id, Action::Extend { added_s: 5 }).outcome.unwrap();
+        room.act_pending(&id, Action::Extend { added_s: 5 }).outcome.unwrap();
+        room.commit();
+        assert_eq!((room.shown(&id).duration_s, room.shown(&id).revision), (70, 3));
+        assert_eq!(room.history.iter().map(|entry| entry.revision).collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_scheduled_start_ends_on_the_dot_also_when_late() {
+        let mut room = Room::new();
+        let start_at = WallMs::from_ms(EPOCH_MS + 10_500);
+        let id = room.create(60, &[], Begin::At(start_at));
+        assert_eq!((room.shown(&id).revision, room.shown(&id).start_at), (2, Some(start_at)));
+        room.step_to(room.now_ns + 12 * S);
+        room.pass(0);
+        let timer = room.shown(&id);
+        assert_eq!((timer.state, timer.started_at, timer.start_at), (State::Running, Some(start_at), None));
+        assert_eq!(timer.ends_at(), Some(start_at + Duration::from_secs(60)));
+        room.pass(58 * S + 499 * MS);
+        assert_eq!(room.shown(&id).state, State::Running);
+        room.pass(MS);
+        assert_eq!(room.shown(&id).state, State::Expired);
+        room.commit();
+        let actors: Vec<_> = room.history.iter().map(|entry| (entry.action.name(), &*entry.actor)).collect();
+        assert_eq!(
+            actors,
+            [("created", "tester"), ("scheduled", "tester"), ("started", "schedule"), ("expired", "timerd")]
+        );
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_moves_scheduled_starts_and_nothing_that_runs() {
+        let mut room = Room::new();
+        let runs = room.create(3_600, &[], Begin::Now);
+        let waits = room.create(60, &[], Begin::At(WallMs::from_ms(EPOCH_MS + 100_000)));
+        let now = room.now();
+        assert_eq!(room.engine.observe(now), None);
+        room.wall_ms += 95_000;
+        let now = room.now();
+        assert_eq!(room.engine.observe(now), Some(95_000));
+        assert_eq!(room.shown(&runs).countdown.left(room.now()), Duration::from_secs(3_600));
+        assert_eq!(room.shown(&runs).ends_at(), Some(WallMs::from_ms(EPOCH_MS + 95_000 + 3_600_000)));
+        assert_eq!(room.shown(&runs).revision, 2, "a new name is no change");
+        room.pass(4_999 * MS);
+        assert_eq!(room.shown(&waits).state, State::Created);
+        room.pass(MS);
+        assert_eq!(room.shown(&waits).state, State::Running);
+    }
+
+    #[test]
+    fn a_restart_within_a_boot_changes_nothing_that_runs() {
+        let mut room = Room::new();
+        let id = room.create(60, &[50], Begin::Now);
+        let ends_at = room.shown(&id).ends_at();
+        let short = room.create(5, &[], Begin::Now);
+        room.pass(S);
+        room.restart(15 * S + 300 * MS, true);
+        assert_eq!(room.shown(&id).ends_at(), ends_at);
+        assert_eq!(room.shown(&id).revision, 2);
+        assert_eq!(room.shown(&id).countdown.left(room.now()), Duration::from_millis(43_700));
+        assert!(room.warnings().is_empty(), "what was crossed while away is not told");
+        let ended = room.shown(&short);
+        assert_eq!(ended.state, State::Expired);
+        assert_eq!(ended.completed_at, Some(WallMs::from_ms(EPOCH_MS + 5_000)), "at its true instant");
+        room.pass(700 * MS);
+        assert_eq!(room.ticks(), [43], "on the old grid");
+    }
+
+    #[test]
+    fn a_reboot_leaves_the_wall_clock_and_a_clock_gone_back_adds_nothing() {
+        let mut room = Room::new();
+        let id = room.create(600, &[], Begin::Now);
+        let ends_at = room.shown(&id).ends_at();
+        room.restart(100 * S, false);
+        assert_eq!(room.shown(&id).ends_at(), ends_at);
+        assert_eq!(room.shown(&id).countdown.left(room.now()), Duration::from_secs(500));
+        room.commit();
+        room.wall_ms -= 3_600_000;
+        room.restart(0, false);
+        assert_eq!(room.shown(&id).countdown.left(room.now()), Duration::from_secs(500), "an outage of 0");
+    }
+
+    #[test]
+    fn frozen_time_is_given_back() {
+        let mut room = Room::with(Outage::Freeze);
+        let (long, short) = (room.create(60, &[], Begin::Now), room.create(5, &[], Begin::Now));
+        room.pass(2 * S);
+        room.commit();
+        room.restart(100 * S, true);
+        for (id, left_s) in [(&long, 58), (&short, 3)] {
+            let timer = room.shown(id);
+            assert_eq!(timer.state, State::Running);
+            assert_eq!(timer.countdown.left(room.now()), Duration::from_secs(left_s));
+            assert_eq!(timer.revision, 3);
+        }
+        let outage = history::Action::Outage { added_ms: 100_000 };
+        assert_eq!(room.history.iter().filter(|entry| entry.action == outage).count(), 2);
+        room.pass(3 * S);
+        assert_eq!(room.shown(&short).state, State::Expired);
+        // An end before the last sign of life stays an end.
+        let mut room = Room::with(Outage::Freeze);
+        let id = room.create(5, &[], Begin::Now);
+        room.step_to(room.now_ns + 6 * S);
+        room.alive = room.now();
+        room.restart(100 * S, true);
+        assert_eq!(room.shown(&id).completed_at, Some(WallMs::from_ms(EPOCH_MS + 5_000)));
+    }
+
+    #[test]
+    fn finished_timers_give_their_place_back() {
+        let mut room = Room::new();
+        room.engine.timers.settings.keep_finished = Some(Duration::from_secs(10));
+        let (ended, runs) = (room.create(5, &[], Begin::Now), room.create(60, &[], Begin::Now));
+        room.pass(14 * S);
+        let now = room.now();
+        room.engine.upkeep(now);
+        assert_eq!(room.shown(&ended).state, State::Expired);
+        room.pass(S);
+        let now = room.now();
+        room.engine.upkeep(now);
+        assert!(room.engine.timers.shown(now, &ended, &mut room.engine.fx).is_none());
+        assert_eq!(room.shown(&runs).state, State::Running);
+        room.commit();
+        assert_eq!(room.durable.len(), 1);
+        assert_eq!(room.history.last().unwrap().action, history::Action::Deleted);
+    }
+
+    #[test]
+    fn every_place_taken_is_a_refusal_and_ids_differ() {
+        let mut room = Room::new();
+        room.engine.timers.settings.timers_max = 3;
+        let ids: Vec<_> = (0..3).map(|_| room.create(5, &[], Begin::ByHand)).collect();
+        assert_eq!(ids.iter().collect::<std::collections::HashSet<_>>().len(), 3);
+        let plan = Blueprint { name: "T".into(), duration_s: 1, thresholds: [].into(), begin: Begin::ByHand };
+        let (now, actor) = (room.now(), Arc::from("tester"));
+        let verdict = room.engine.timers.create(now, plan, 1, &actor, &mut room.engine.fx);
+        assert_eq!(verdict.outcome.unwrap_err(), Refusal::Full);
+    }
+
+    #[test]
+    fn a_timer_cannot_last_for_ever() {
+        let mut room = Room::new();
+        let id = room.create(86_400, &[], Begin::ByHand);
+        let step = Action::Extend { added_s: 3_600 };
+        let extended = (0..20_000).take_while(|_| room.act_pending(&id, step).outcome.is_ok()).count();
+        assert_eq!(extended, ((TOTAL_S_MAX - 86_400) / 3_600) as usize);
+        assert_eq!(room.act_pending(&id, step).outcome.unwrap_err(), Refusal::TooLong);
+    }
+
+    #[test]
+    fn reads_of_a_waiting_timer_set_no_new_alarms() {
+        let mut room = Room::new();
+        let id = room.create(60, &[], Begin::At(WallMs::from_ms(EPOCH_MS + 86_400_000)));
+        for _ in 0..100 {
+            room.step_to(room.now_ns + 1_234_567);
+            room.shown(&id);
+        }
+        assert_eq!(room.engine.fx.deadlines.len(), 1);
+    }
+}

@@ -62,14 +62,13 @@ impl Custody {
         }
     }
 
+    /// Whether one more question may wait for the disk.
+    pub fn takes_questions(&self) -> bool {
+        self.asked.len() + self.asks.gathering.len() + self.asks.writing.len() < QUERIES_MAX
+    }
+
     /// Asks the disk, after the batch that the question is about.
-    ///
-    /// # Errors
-    /// Gives the asker back when too many questions wait already.
-    pub fn ask(&mut self, hold: Hold, waiting: Waiting, query: Query) -> Result<(), Waiting> {
-        if self.asked.len() + self.asks.gathering.len() + self.asks.writing.len() >= QUERIES_MAX {
-            return Err(waiting);
-        }
+    pub fn ask(&mut self, hold: Hold, waiting: Waiting, query: Query) {
         match hold {
             Hold::Nothing => {
                 self.tickets += 1;
@@ -79,7 +78,6 @@ impl Custody {
             Hold::Writing => self.asks.writing.push((waiting, query)),
             Hold::Gathering => self.asks.gathering.push((waiting, query)),
         }
-        Ok(())
     }
 
     /// Who asked the question with this ticket.

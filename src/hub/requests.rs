@@ -65,8 +65,8 @@ impl Hub {
         let Some(conn) = self.conns.get_mut(index as usize) else { return };
         let id = ConnId { index, generation: conn.generation };
         let Some(http) = conn.http() else { return };
-        http.last |= !request.head.keep_alive();
         let over = http.over || self.stopping;
+        http.last |= over || !request.head.keep_alive();
         let audiences = &self.audiences;
         let mut outcome = self.api.handle(
             &request,
@@ -84,13 +84,9 @@ impl Hub {
                 Outcome::Upgrade(accept, _) => Outcome::Upgrade(accept, Opened::Refused(1013, "Server full")),
                 _ => {
                     let text = if self.stopping { "The server is restarting" } else { "The server is full" };
-                    let full = self.api.finish(&request.head, unavailable(text));
-                    Outcome::Answer(full, Hold::Nothing)
+                    Outcome::Answer(self.api.finish(&request.head, unavailable(text)), Hold::Nothing)
                 }
             };
-            if let Some(http) = self.conns.get_mut(index as usize).and_then(|conn| conn.http()) {
-                http.last = true;
-            }
         }
         match outcome {
             Outcome::Upgrade(accept, opened) => self.upgrade(now, index, accept, opened),
@@ -103,10 +99,11 @@ impl Hub {
             }
             Outcome::Ask(query, hold) => {
                 let Some(number) = self.enqueue_reply(index) else { return };
-                let waiting = Waiting { conn: id, number, head: request.head };
-                if let Err(Waiting { head, .. }) = self.custody.ask(hold, waiting, query) {
-                    let busy = self.api.finish(&head, unavailable("Too many reads at once"));
-                    self.reply(now, id, number, &head, &busy);
+                if self.custody.takes_questions() {
+                    self.custody.ask(hold, Waiting { conn: id, number, head: request.head }, query);
+                } else {
+                    let busy = self.api.finish(&request.head, unavailable("Too many reads at once"));
+                    self.reply(now, id, number, &request.head, &busy);
                 }
             }
         }

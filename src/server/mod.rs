@@ -37,6 +37,9 @@ const DISK: Token = Token(LISTENERS_MAX + 3);
 /// Below it stand the listeners and the tokens above; from it on the connections, by the hub's index.
 const CONNECTIONS: usize = LISTENERS_MAX + 4;
 
+/// What SIGHUP means.
+pub type Reload = Box<dyn FnMut(&mut Hub, Now)>;
+
 /// The loop with everything it drives.
 pub struct Server {
     poll: Poll,
@@ -52,22 +55,17 @@ pub struct Server {
     manager: Manager,
     /// Given up for a moment when descriptors run out, so that whoever comes can be turned away.
     reserve: Option<File>,
-    reload: Box<dyn FnMut(&mut Hub, Now)>,
+    reload: Reload,
     buffer: Box<[u8]>,
     stop: bool,
 }
 
 impl Server {
-    /// A loop over `hub` and `store`, listening. `reload` is what SIGHUP means.
+    /// A loop over `hub` and `store`, listening.
     ///
     /// # Errors
     /// When the kernel refuses a poll, a timer, a thread or a registration.
-    pub fn new(
-        hub: Hub,
-        store: Store,
-        listeners: Listeners,
-        reload: Box<dyn FnMut(&mut Hub, Now)>,
-    ) -> io::Result<Self> {
+    pub fn new(hub: Hub, store: Store, listeners: Listeners, reload: Reload) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry();
         let mut sockets = Vec::new();
