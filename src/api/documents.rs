@@ -31,7 +31,8 @@ pub fn readiness(timers: usize, degraded: Option<&str>) -> Response {
 }
 
 /// `GET /metrics`, in the text format of OpenMetrics.
-pub fn metrics(metrics: &Metrics) -> Response {
+pub fn metrics(metrics: &Metrics, timers: usize) -> Response {
+    metrics.timers.set(i64::try_from(timers).unwrap_or(i64::MAX));
     match metrics.encode() {
         Ok(text) => Response {
             status: 200,

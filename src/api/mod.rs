@@ -174,6 +174,9 @@ impl Api {
         if preflight {
             return Err(self.preflight(head));
         }
+        if head.method == "OPTIONS" && head.path == "*" {
+            return Err(answer::no_content().with("Allow", "GET, HEAD, POST, DELETE, OPTIONS".to_owned()));
+        }
         let Some((row, id)) = self.routes.find(&head.path) else {
             return Err(error_text(404, "Not Found"));
         };
@@ -232,7 +235,7 @@ impl Api {
         let done = match route {
             Route::Health => Ok(documents::health(world.engine.timers.len())),
             Route::Readiness => Ok(documents::readiness(world.engine.timers.len(), world.degraded)),
-            Route::Metrics => Ok(documents::metrics(world.metrics)),
+            Route::Metrics => Ok(documents::metrics(world.metrics, world.engine.timers.len())),
             Route::OpenApi => Ok(documents::openapi()),
             Route::Docs(asset) => Ok(documents::docs(asset)),
             Route::Timers if !is("POST") => self.list(&head.query, world),

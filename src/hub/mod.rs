@@ -270,6 +270,7 @@ impl Hub {
         }
         self.generation = self.generation.wrapping_add(1);
         let index = self.conns.insert(Conn::new(now.mono, self.generation, peer, over));
+        self.metrics.connections.inc();
         let index = u32::try_from(index).ok()?;
         self.watch(index);
         Some(index)
@@ -303,11 +304,12 @@ impl Hub {
     pub fn receive_eof(&mut self, now: Now, index: u32) {
         let Some(conn) = self.conns.get_mut(index as usize) else { return };
         match (&conn.phase, &mut conn.protocol) {
-            (Phase::Open, Protocol::Http(http)) => {
+            (Phase::Open | Phase::Leaving, Protocol::Http(http)) => {
+                // It may have closed its own side only, and still wait for the answers.
                 http.eof = true;
                 self.end_if_last(now, index);
+                self.mark(index);
             }
-            (Phase::Leaving, _) if !conn.outbox.is_empty() => {}
             _ => self.kill(index),
         }
     }
@@ -367,6 +369,8 @@ impl Hub {
             } else if !conn.outbox.is_empty() {
                 // The kernel will say when it can take more; whoever takes nothing for long is dropped.
                 self.watch(index);
+            } else if conn.phase == Phase::Leaving && conn.http().is_some_and(|http| http.eof) {
+                self.kill(index);
             } else if conn.phase == Phase::Leaving {
                 sockets.finish(index);
                 conn.phase = Phase::Lingering;
@@ -387,6 +391,7 @@ impl Hub {
             self.part(index);
             let conn = self.conns.remove(index as usize);
             self.unfinished_bytes = self.unfinished_bytes.saturating_sub(conn.buffered());
+            self.metrics.connections.dec();
             if matches!(conn.protocol, Protocol::Socket(_)) {
                 self.metrics.websockets.dec();
             }
@@ -397,8 +402,6 @@ impl Hub {
     /// Keeps the books of a turn that took `spent`.
     pub fn account(&mut self, spent: Duration) {
         self.metrics.turn_duration.observe(spent.as_secs_f64());
-        self.metrics.connections.set(i64::try_from(self.conns.len()).unwrap_or(i64::MAX));
-        self.metrics.timers.set(i64::try_from(self.engine.timers.len()).unwrap_or(i64::MAX));
         self.metrics.degraded.set(i64::from(self.custody.degraded().is_some()));
     }
 

@@ -4,7 +4,8 @@
 //! business; when an answer may leave is custody's.
 //!
 //! Invariants: answers leave in the order of their requests; a read behind an unanswered change is not looked at
-//! before that is answered, so that it sees the change; a connection with too many unanswered requests is not read.
+//! before that is answered, so that it sees the change; a connection with too many unanswered requests, or with too
+//! much of an answer not yet taken, is not read.
 
 use crate::api::answer::{error_text, unavailable};
 use crate::api::{Outcome, Socket as Opened, World};
@@ -15,6 +16,7 @@ use crate::hub::Hub;
 use crate::hub::conn::{ConnId, Framing, Listens, Phase, Protocol, Reply, Socket};
 use crate::hub::custody::Waiting;
 use crate::hub::outbox::Frame;
+use crate::limits::OUTBOX_BYTES_MAX;
 use crate::wire::http::{self, Fault, Head, Input, Request, Response, Stage};
 
 impl Hub {
@@ -42,8 +44,9 @@ impl Hub {
     /// The next whole thing in the input that may be looked at now.
     fn next_input(&mut self, index: u32) -> Option<Input> {
         let conn = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open)?;
+        let full = conn.outbox.bytes() >= OUTBOX_BYTES_MAX;
         let http = conn.http()?;
-        if !http.takes_requests() {
+        if full || !http.takes_requests() {
             return None;
         }
         let unanswered = !http.replies.is_empty();

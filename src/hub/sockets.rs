@@ -45,7 +45,9 @@ impl Hub {
             messages.push(message);
             true
         });
-        if !was_unfinished || !messages.is_empty() {
+        // A control frame may come in the middle of a message, and does not make that any younger.
+        let is_whole = messages.iter().any(|message| matches!(message, Message::Text(_) | Message::Binary(_)));
+        if !was_unfinished || is_whole {
             socket.unfinished_since = now.mono;
         }
         for message in messages {

@@ -1,7 +1,7 @@
 //! A real daemon for black-box tests: the built binary as a child process on a port of its own, real sockets, and
 //! small blocking clients that see bytes as they are.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -90,7 +90,9 @@ impl Daemon {
     }
 
     pub fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap().success()
+        );
     }
 
     /// SIGTERM, and waits for the end.
