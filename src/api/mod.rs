@@ -152,11 +152,13 @@ impl Api {
     /// An answer that belongs to no route: to a fault, or from a server that is full.
     pub fn finish(&self, head: &Head, response: Response) -> Response {
         let response = match self.guard.allow_origin(head) {
-            Some(origin) if origin != "*" => {
-                response.with("Access-Control-Allow-Origin", origin.to_owned()).with("Vary", "Origin".to_owned())
-            }
-            _ => response,
+            Some("*") => response,
+            Some(origin) => response.with("Access-Control-Allow-Origin", origin.to_owned()),
+            None => response,
         };
+        // Whoever keeps the answer must not give it to another origin.
+        let any_origin = self.guard.origins.is_empty();
+        let response = if any_origin { response } else { response.with("Vary", "Origin".to_owned()) };
         if response.headers.iter().any(|(name, _)| *name == "Cache-Control") {
             response
         } else {
