@@ -14,6 +14,8 @@ pub mod routes;
 pub mod time;
 pub mod timers;
 
+use std::net::IpAddr;
+
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::Now;
@@ -40,6 +42,8 @@ use routes::{Access, Method, Route, Routes, allow};
 pub struct World<'a> {
     /// The time of this turn.
     pub now: Now,
+    /// Who is at the other end of the line.
+    pub peer: IpAddr,
     /// Everything that is true.
     pub engine: &'a mut Engine,
     /// Where ids come from.
@@ -50,6 +54,18 @@ pub struct World<'a> {
     pub degraded: Option<&'a str>,
     /// What is counted.
     pub metrics: &'a Metrics,
+}
+
+impl World<'_> {
+    /// What must be durable before the disk knows all that has been shown. While the store cannot be written, it is
+    /// asked for what it has.
+    fn catch_up(&self) -> Hold {
+        match self.degraded {
+            None if self.engine.fx.gathered() > 0 => Hold::Gathering,
+            None if self.engine.is_writing() => Hold::Writing,
+            _ => Hold::Nothing,
+        }
+    }
 }
 
 /// What is to be done about a request.
@@ -128,7 +144,13 @@ impl Api {
     /// Answers a whole request.
     pub fn handle(&self, request: &Request, world: &mut World<'_>) -> Outcome {
         let outcome = match self.admit(&request.head) {
-            Err(response) => Outcome::Answer(response, Hold::Nothing),
+            Err(response) => {
+                if let 401 | 403 = response.status {
+                    let address = self.guard.address(&request.head, world.peer);
+                    log::debug!(address:%, status = response.status; "refused {}", request.head.path);
+                }
+                Outcome::Answer(response, Hold::Nothing)
+            }
             Ok(Admitted { route, id, caller }) => self.dispatch(route, &id, &caller, request, world),
         };
         match outcome {
@@ -245,7 +267,7 @@ impl Api {
             Route::TimerHistory => {
                 return match timers::history_page(&head.query) {
                     Ok((after, limit)) if id.chars().count() <= ID_CHARS_MAX => {
-                        Outcome::Ask(Query::History { timer: id.into(), after, limit }, Hold::Nothing)
+                        Outcome::Ask(Query::History { timer: id.into(), after, limit }, world.catch_up())
                     }
                     Ok(_) => Outcome::Answer(timers::not_found(), Hold::Nothing),
                     Err(found) => Outcome::Answer(faults(&found), Hold::Nothing),

@@ -70,11 +70,13 @@ impl Hub {
         let Some(http) = conn.http() else { return };
         let over = http.over || self.stopping;
         http.last |= over || !request.head.keep_alive();
+        let peer = http.peer;
         let audiences = &self.audiences;
         let mut outcome = self.api.handle(
             &request,
             &mut World {
                 now,
+                peer,
                 engine: &mut self.engine,
                 chance: &mut self.chance,
                 clients: &|topic| audiences.get(&topic).map_or(0, |audience| audience.counted()),
