@@ -112,7 +112,7 @@ impl Custody {
     /// The batch in hand is durable: these answers may leave. Questions about it are asked now.
     pub fn written(&mut self) -> Vec<(Waiting, Response)> {
         if self.degraded.take().is_some() {
-            log::warn!("the store can be written again");
+            log::warn!("commands are taken again");
         }
         self.in_hand_since = None;
         self.hung = false;
@@ -128,7 +128,7 @@ impl Custody {
     /// The batch in hand will never be durable: all these are told that nothing was changed.
     pub fn failed(&mut self, now: Now, why: &str) -> Vec<Waiting> {
         if self.degraded.is_none() {
-            log::error!("the store cannot be written: {why}; clocks run on, commands are refused");
+            log::error!("commands are refused until the store can be written ({why}); clocks run on");
         }
         self.degraded = Some(format!("The store cannot be written ({why}): nothing was changed"));
         self.retry_at = now.mono + DISK_RETRY_EVERY;
