@@ -136,6 +136,8 @@ pub const ECHO_CHARS_MAX: usize = 100;
 pub const ACCEPTS_PER_TURN: usize = 256;
 /// Bytes read in one turn.
 pub const READ_BYTES_PER_TURN: usize = 4 << 20;
+/// Requests and messages judged in one turn: about 10 ms, however many a connection sends at once.
+pub const WORK_PER_TURN: u32 = 1_024;
 /// Connections flushed in one turn: about 10 ms of send(2).
 pub const FLUSHES_PER_TURN: usize = 2_048;
 /// Bytes written in one turn.

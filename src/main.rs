@@ -10,7 +10,7 @@ use timerd::domain::timers;
 use timerd::hub::{self, Hub};
 use timerd::keys;
 use timerd::server::listen::Listeners;
-use timerd::server::{Server, raise_descriptor_limit};
+use timerd::server::{Server, raise_descriptor_limit, survive_file_size_limit};
 use timerd::store::Store;
 use timerd::{api, clock, logging, watch};
 
@@ -31,6 +31,9 @@ fn main() -> ExitCode {
 fn serve(config: Config) -> Result<(), Exit> {
     let level = config.log_level_now().map_err(|what| Exit::config(&what))?;
     logging::init(config.log_format, level).map_err(|what| failure(&what))?;
+
+    // Before the store is opened: from its first write on, a limit of file sizes must be an error and not a death.
+    survive_file_size_limit().map_err(|error| failure(&format!("a signal cannot be caught: {error}")))?;
 
     // Addresses first: whether keys are required depends on what is really listened on.
     let listeners = Listeners::open(&config.listen, config.listen_given).map_err(|error| match error {

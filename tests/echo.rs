@@ -122,3 +122,15 @@ fn a_message_over_16_mib_is_closed_with_1009() {
     socket.send_text("still here");
     assert_eq!(socket.inner.read().unwrap(), Message::text("still here"));
 }
+
+#[test]
+fn a_ping_right_behind_a_large_message_is_answered_behind_it() {
+    let daemon = Daemon::ephemeral(&[]);
+    let mut socket = echo(&daemon);
+    let message = Message::Binary(noise(1 << 20));
+    // In one write, so that the daemon meets the ping while the whole echo still waits.
+    socket.inner.write(message.clone()).unwrap();
+    socket.inner.send(Message::Ping(Bytes::from_static(b"and now?"))).unwrap();
+    assert!(socket.inner.read().unwrap() == message, "the message came back changed");
+    assert_eq!(socket.inner.read().unwrap(), Message::Pong(Bytes::from_static(b"and now?")));
+}

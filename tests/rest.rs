@@ -987,6 +987,38 @@ fn a_scheduled_timer_starts_itself_and_ends_exactly_a_duration_later() {
 }
 
 #[test]
+fn a_scheduled_start_that_is_noticed_late_counts_from_its_instant() {
+    let (_kept, path) = directory();
+    let daemon = Daemon::on(&path, &[]);
+    let wait_until = |ms: i64| {
+        std::thread::sleep(Duration::from_millis(u64::try_from(ms - wall_ms()).unwrap_or(0)));
+    };
+    // A daemon that stands still over the instant.
+    let at_ms = wall_ms() + 400;
+    let create = |duration: u32, at_ms: i64| {
+        daemon.create(json!({ "duration_seconds": duration, "start_at": rfc_3339(at_ms) }))
+    };
+    let late = create(60, at_ms);
+    daemon.signal("STOP");
+    wait_until(at_ms + 200);
+    daemon.signal("CONT");
+    eventually(|| daemon.timer(&late)["state"] == "running");
+    assert_eq!(instant_ms(&daemon.timer(&late)["ends_at"]), at_ms + 60_000);
+    // A daemon that is not there at the instant, and for one of the timers not at its end either.
+    let at_ms = wall_ms() + 300;
+    let (missed, over) = (create(60, at_ms), create(1, at_ms));
+    daemon.kill();
+    wait_until(at_ms + 1_100);
+    let daemon = Daemon::on(&path, &[]);
+    assert_eq!(instant_ms(&daemon.timer(&missed)["ends_at"]), at_ms + 60_000);
+    assert_eq!(daemon.timer(&over)["state"], "expired");
+    let lines = history(&daemon, &over);
+    assert_eq!(actions_of(&lines), ["created", "scheduled", "started", "expired"]);
+    assert_eq!((&lines[2]["at_ms"], &lines[3]["at_ms"]), (&json!(at_ms), &json!(at_ms + 1_000)));
+    assert_eq!((&lines[2]["actor"], &lines[3]["actor"]), (&json!("schedule"), &json!("timerd")));
+}
+
+#[test]
 fn a_start_by_hand_or_a_stop_clears_the_schedule() {
     let daemon = Daemon::ephemeral(&[]);
     let at_ms = wall_ms() + 1_500;

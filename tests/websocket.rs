@@ -517,20 +517,20 @@ fn ticks_keep_the_fraction_over_pauses_and_strictly_fall() {
     let daemon = Daemon::ephemeral(&["--second-ms", "500"]);
     let id = daemon.create(json!({ "duration_seconds": 3, "warning_thresholds": [] }));
     let (mut socket, _) = daemon.join(&id);
-    let mut running_ms = 0;
+    let mut running_ms: i64 = 0;
     let mut begun = Instant::now();
     assert_eq!(daemon.control(&id, "start").status, 200);
     let mut shown = Vec::new();
     for pause in 0..3 {
         std::thread::sleep(Duration::from_millis(120));
         let paused = daemon.control(&id, "pause").json();
-        running_ms += begun.elapsed().as_millis();
+        running_ms += i64::try_from(begun.elapsed().as_millis()).unwrap();
         let told = socket.skip_to_counting("timer_paused", &mut shown);
         assert_eq!(told["remaining_ms"], paused["remaining_ms"]);
         let left_ms = told["remaining_ms"].as_i64().unwrap();
         // A timer's second lasts 500 ms here: twice as many of its milliseconds pass.
         assert!(left_ms <= 3000 - 240 * (pause + 1), "{left_ms}: the fraction counts");
-        assert!(i128::from(left_ms) + 2 * running_ms as i128 >= 3000, "{left_ms} after {running_ms} ms");
+        assert!(left_ms + 2 * (running_ms + 1) >= 3000, "{left_ms} after {running_ms} ms");
         socket.expect_silence(Duration::from_millis(50));
         begun = Instant::now();
         let resumed = daemon.control(&id, "resume").json();
@@ -882,7 +882,7 @@ fn a_client_that_does_not_read_is_closed_and_the_others_miss_nothing() {
         let body = json!({ "timer_ids": vec![&id; 100], "seconds": 1 }).to_string();
         let mut sent = 0;
         while slow_clients() == 0 {
-            assert!(sent < 200_000, "the slow client is never shed");
+            assert!(sent < 100_000, "the slow client is never shed");
             let response =
                 http.request("POST", "/timers/bulk/extend", &[("Content-Type", "application/json")], Some(&body));
             assert!(!response.text().contains("false"), "{}", response.text());

@@ -346,6 +346,8 @@ pub struct Timers {
     slots: BTreeMap<u32, Slot>,
     serials: HashMap<TimerId, u32>,
     touched: Flight<Vec<u32>>,
+    /// How many of the slots are shown.
+    shown: usize,
     serial: u32,
     scheduler: Actor,
     timerd: Actor,
@@ -386,6 +388,7 @@ impl Timers {
             slots: BTreeMap::new(),
             serials: HashMap::new(),
             touched: Flight::default(),
+            shown: 0,
             serial: 0,
             scheduler: Arc::from(history::SCHEDULE),
             timerd: Arc::from(history::TIMERD),
@@ -399,7 +402,7 @@ impl Timers {
 
     /// Timers shown.
     pub fn len(&self) -> usize {
-        self.slots.values().filter(|slot| slot.staged.shown().is_some()).count()
+        self.shown
     }
 
     /// No timer is shown.
@@ -600,6 +603,7 @@ impl Timers {
             fx.follow(Record::TimerGone(timer.id.clone()));
             fx.announce(timer.topic(), effects::Message::Timer(Message::Deleted));
             self.serials.remove(&timer.id);
+            self.shown -= 1;
         }
     }
 
@@ -690,6 +694,7 @@ impl Timers {
         for serial in &touched {
             let Some(slot) = self.slots.get_mut(serial) else { continue };
             let before_s = slot.staged.commit().map(|before| before.duration_s);
+            self.shown = self.shown + usize::from(slot.staged.shown().is_some()) - usize::from(before_s.is_some());
             if let (Some(before_s), Some(shown)) = (before_s, slot.staged.shown()) {
                 // An extension lifts the descent, and with it arms the warnings that lie above.
                 slot.told_s += shown.duration_s.saturating_sub(before_s);
@@ -755,6 +760,7 @@ impl Timers {
             let told_s = timer.reading(now, second).remaining_s;
             self.serials.insert(timer.id.clone(), serial);
             self.slots.insert(serial, Slot::new(timer.id.clone(), Staged::durable(timer), told_s));
+            self.shown += 1;
             self.settle(now, serial, fx);
         }
     }

@@ -86,6 +86,10 @@ pub struct Http {
     pub eof: bool,
     /// One connection too many: it is only told so.
     pub over: bool,
+    /// It has whole requests that this turn had no time for.
+    pub parked: bool,
+    /// Bytes of unfinished input that are booked for it.
+    pub booked_bytes: usize,
     /// Who is there.
     pub peer: IpAddr,
 }
@@ -131,6 +135,8 @@ impl Http {
             last: false,
             eof: false,
             over,
+            parked: false,
+            booked_bytes: 0,
             peer,
         }
     }
@@ -274,16 +280,21 @@ impl Conn {
             (Phase::Leaving | Phase::Lingering, _) => true,
             (Phase::Dead, _) => false,
             (Phase::Open, Protocol::Http(http)) => {
-                http.takes_requests() && http.next.is_none() && self.outbox.bytes() < OUTBOX_BYTES_MAX
+                let idle = http.takes_requests() && http.next.is_none() && !http.parked;
+                idle && self.outbox.bytes() < OUTBOX_BYTES_MAX
             }
-            (Phase::Open, Protocol::Socket(_)) => true,
+            // An echo has no bound of its own in the outbox: the next message waits until it has gone.
+            (Phase::Open, Protocol::Socket(socket)) => {
+                socket.listens != Listens::Echo || self.outbox.bytes() < OUTBOX_BYTES_MAX
+            }
         }
     }
 
-    /// Bytes of unfinished input held for it.
-    pub fn buffered(&self) -> usize {
+    /// Bytes of unfinished input that are booked for it.
+    pub fn booked_bytes(&self) -> usize {
         match &self.protocol {
-            Protocol::Http(http) => http.decoder.buffered(),
+            Protocol::Http(http) => http.booked_bytes,
+            // A socket's input is only touched when bytes come, and booked then.
             Protocol::Socket(socket) => socket.decoder.buffered(),
         }
     }

@@ -5,8 +5,8 @@
 //! It must not know a socket, a thread or a clock.
 //!
 //! A driver's turn, in this order:
-//! [`Hub::begin`], [`Hub::handle_done`], [`Hub::accept`], [`Hub::advance`], [`Hub::receive`] and its kin,
-//! [`Hub::take_jobs`], [`Hub::flush`], [`Hub::reap`].
+//! [`Hub::begin`], [`Hub::handle_done`], [`Hub::accept`], [`Hub::advance`], [`Hub::unpark`], [`Hub::receive`] and its
+//! kin while [`Hub::has_time`], [`Hub::take_jobs`], [`Hub::flush`], [`Hub::reap`].
 
 pub mod audience;
 pub mod conn;
@@ -85,6 +85,10 @@ pub struct Hub {
     custody: Custody,
     /// Connections with something to send, in the order in which they will be served.
     dirty: VecDeque<u32>,
+    /// Connections with whole requests for which the turn before had no time.
+    parked: VecDeque<u32>,
+    /// Requests and messages that this turn has time for.
+    work_left: u32,
     dead: Vec<u32>,
     unfinished_bytes: usize,
     connections_max: usize,
@@ -110,6 +114,8 @@ impl Hub {
             audiences: HashMap::new(),
             custody: Custody::default(),
             dirty: VecDeque::new(),
+            parked: VecDeque::new(),
+            work_left: WORK_PER_TURN,
             dead: Vec::new(),
             unfinished_bytes: 0,
             connections_max: settings.connections_max,
@@ -150,6 +156,7 @@ impl Hub {
 
     /// A turn begins at `now`.
     pub fn begin(&mut self, now: Now) {
+        self.work_left = WORK_PER_TURN;
         if let Some(step_ms) = self.engine.observe(now) {
             self.metrics.wall_steps.inc();
             log::warn!("the wall clock was stepped by {step_ms} ms; nothing running was moved");
@@ -194,7 +201,18 @@ impl Hub {
 
     /// Something was cut short and can go on at once.
     pub fn has_backlog(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || !self.parked.is_empty()
+    }
+
+    /// Goes on with the input that an earlier turn had no time for, before any new is read.
+    pub fn unpark(&mut self, now: Now) {
+        for _ in 0..self.parked.len() {
+            let Some(index) = self.parked.pop_front() else { return };
+            if let Some(http) = self.conns.get_mut(index as usize).and_then(|conn| conn.http()) {
+                http.parked = false;
+                self.pump(now, index);
+            }
+        }
     }
 
     /// When a turn is due at the latest.
@@ -284,7 +302,6 @@ impl Hub {
     /// Bytes have come.
     pub fn receive(&mut self, now: Now, index: u32, bytes: &[u8]) {
         let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
-        let before = conn.buffered();
         match &mut conn.protocol {
             Protocol::Http(http) => {
                 http.decoder.push(bytes);
@@ -292,12 +309,11 @@ impl Hub {
             }
             Protocol::Socket(_) => self.hear(now, index, bytes),
         }
-        let after = self.conns.get(index as usize).map_or(0, Conn::buffered);
-        self.unfinished_bytes = (self.unfinished_bytes + after).saturating_sub(before);
-        if after > before && self.unfinished_bytes > UNFINISHED_BYTES_MAX {
-            self.metrics.connections_shed.inc();
-            self.kill(index);
-        }
+    }
+
+    /// Whether this turn has time for more input. What is left goes to the next.
+    pub fn has_time(&self) -> bool {
+        self.work_left > 0
     }
 
     /// The other side will send no more.
@@ -390,7 +406,7 @@ impl Hub {
         for index in std::mem::take(&mut self.dead) {
             self.part(index);
             let conn = self.conns.remove(index as usize);
-            self.unfinished_bytes = self.unfinished_bytes.saturating_sub(conn.buffered());
+            self.unfinished_bytes = self.unfinished_bytes.saturating_sub(conn.booked_bytes());
             self.metrics.connections.dec();
             if matches!(conn.protocol, Protocol::Socket(_)) {
                 self.metrics.websockets.dec();
@@ -440,6 +456,16 @@ impl Hub {
         }
         // The buffer is used again.
         self.engine.fx.announcements = announcements;
+    }
+
+    /// Books that a connection holds `held` bytes of unfinished input, and no longer `before`. Whoever makes all of it
+    /// too much is let go.
+    fn book(&mut self, index: u32, before: usize, held: usize) {
+        self.unfinished_bytes = (self.unfinished_bytes + held).saturating_sub(before);
+        if held > before && self.unfinished_bytes > UNFINISHED_BYTES_MAX {
+            self.metrics.connections_shed.inc();
+            self.kill(index);
+        }
     }
 
     fn live(&mut self, id: ConnId) -> Option<&mut Conn> {

@@ -25,6 +25,7 @@ impl Hub {
         let mut handled = false;
         while let Some(input) = self.next_input(index) {
             handled = true;
+            self.work_left = self.work_left.saturating_sub(1);
             match input {
                 Input::Request(request) => self.handle_request(now, index, request),
                 Input::Expect => self.handle_expectation(now, index),
@@ -38,6 +39,9 @@ impl Hub {
             http.since = now.mono;
             http.stage = stage;
         }
+        let held = http.decoder.buffered();
+        let before = std::mem::replace(&mut http.booked_bytes, held);
+        self.book(index, before, held);
         self.watch(index);
     }
 
@@ -47,6 +51,13 @@ impl Hub {
         let full = conn.outbox.bytes() >= OUTBOX_BYTES_MAX;
         let http = conn.http()?;
         if full || !http.takes_requests() {
+            return None;
+        }
+        if self.work_left == 0 {
+            // What is left of the input is looked at in the next turn; nothing more is read before.
+            if !std::mem::replace(&mut http.parked, true) {
+                self.parked.push_back(index);
+            }
             return None;
         }
         let unanswered = !http.replies.is_empty();
@@ -214,8 +225,7 @@ impl Hub {
         let Some(conn) = self.conns.get_mut(index as usize) else { return };
         let Some(http) = conn.http() else { return };
         let rest = http.decoder.take_rest();
-        let held = conn.buffered();
-        self.unfinished_bytes = self.unfinished_bytes.saturating_sub(held);
+        let booked = http.booked_bytes;
         conn.outbox.push_unbounded(Frame::lasting(accept));
         let listens = match opened {
             Opened::Timer { serial, counted } => Listens::Topic { topic: Topic::Timer(serial), counted },
@@ -223,6 +233,7 @@ impl Hub {
             Opened::Refused(..) => Listens::Nothing,
         };
         conn.protocol = Protocol::Socket(Socket::new(now.mono, listens));
+        self.book(index, booked, 0);
         self.metrics.websockets.inc();
         self.mark(index);
         match opened {

@@ -40,11 +40,13 @@ impl Hub {
         socket.heard = now.mono;
         let mut messages = Vec::new();
         let was_unfinished = socket.decoder.is_unfinished();
+        let before = socket.decoder.buffered();
         let limit = socket.message_bytes_max();
         let fed = socket.decoder.feed(bytes, limit, &mut |message| {
             messages.push(message);
             true
         });
+        let held = socket.decoder.buffered();
         // A control frame may come in the middle of a message, and does not make that any younger.
         let is_whole = messages.iter().any(|message| matches!(message, Message::Text(_) | Message::Binary(_)));
         if !was_unfinished || is_whole {
@@ -57,6 +59,7 @@ impl Hub {
             self.metrics.connections_shed.inc();
             self.close_socket(now, index, fault.code, fault.reason);
         }
+        self.book(index, before, held);
         self.watch(index);
     }
 
@@ -64,12 +67,15 @@ impl Hub {
         let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
         let Some(socket) = conn.socket() else { return };
         self.metrics.messages.inc();
+        self.work_left = self.work_left.saturating_sub(1);
         if !socket.keeps_pace(now.mono) {
             self.metrics.connections_shed.inc();
             return self.close_socket(now, index, 1008, "Too many messages");
         }
         match (message, socket.listens) {
             (Message::Pong, _) => {}
+            // Behind an echo of any size, which is no sign of a client that does not read.
+            (Message::Ping(payload), Listens::Echo) => self.echo(index, ws::pong_frame(&payload)),
             (Message::Ping(payload), _) => self.tell_control(now, index, ws::pong_frame(&payload)),
             // 1005 writes a close without a code: the answer to one without.
             (Message::Close(None), _) => self.close_socket(now, index, 1005, ""),

@@ -11,6 +11,7 @@ mod streams;
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::event::Event;
@@ -157,6 +158,7 @@ impl Server {
         self.accept(now);
         // Before commands: an end that has been reached is met by them as an end.
         self.hub.advance(now);
+        self.hub.unpark(now);
         self.read(now);
         // After everything that can change something: all commands of this turn are one batch.
         for job in self.hub.take_jobs(now) {
@@ -262,7 +264,7 @@ impl Server {
 
     fn read(&mut self, now: Now) {
         let mut budget = READ_BYTES_PER_TURN;
-        while budget > 0 {
+        while budget > 0 && self.hub.has_time() {
             let Some(index) = self.streams.next_unread() else { return };
             if !self.hub.wants_input(index) {
                 self.streams.set_aside(index);
@@ -283,6 +285,16 @@ impl Server {
             }
         }
     }
+}
+
+/// Lets a write beyond RLIMIT_FSIZE fail with EFBIG: by default the kernel ends the process with SIGXFSZ
+/// (setrlimit(2)), in the middle of an exam.
+///
+/// # Errors
+/// When the signal cannot be caught.
+pub fn survive_file_size_limit() -> io::Result<()> {
+    // Caught and left at that: what counts is that the write returns.
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default()).map(|_| ())
 }
 
 /// Raises the limit of open descriptors as far as the system allows. Returns how many connections that permits.
