@@ -63,6 +63,8 @@ pub const LISTENERS_MAX: usize = 16;
 /// Bytes that connections may have left unfinished (heads, bodies, half messages) all together; the one that asks
 /// for more is closed.
 pub const UNFINISHED_BYTES_MAX: usize = 256 << 20;
+/// Bytes of HTTP answers that clients have not taken, all together; the one that asks for more is closed.
+pub const UNSENT_BYTES_MAX: usize = 512 << 20;
 /// Bytes of one call of recv(2); one buffer serves every connection.
 pub const READ_BYTES: usize = 64 << 10;
 
@@ -136,7 +138,8 @@ pub const ECHO_CHARS_MAX: usize = 100;
 pub const ACCEPTS_PER_TURN: usize = 256;
 /// Bytes read in one turn.
 pub const READ_BYTES_PER_TURN: usize = 4 << 20;
-/// Requests and messages judged in one turn: about 10 ms, however many a connection sends at once.
+/// Requests and messages judged in one turn, each KiB of an answer counting as one more: about 10 ms, however many a
+/// connection sends at once.
 pub const WORK_PER_TURN: u32 = 1_024;
 /// Connections flushed in one turn: about 10 ms of send(2).
 pub const FLUSHES_PER_TURN: usize = 2_048;
@@ -144,6 +147,8 @@ pub const FLUSHES_PER_TURN: usize = 2_048;
 pub const WRITE_BYTES_PER_TURN: usize = 16 << 20;
 /// Deadlines taken from the heap in one turn.
 pub const DEADLINES_PER_TURN: usize = 4_096;
+/// Alarms in the heap that are known to be stale, beyond a few for each timer and connection, before it is swept.
+pub const STALE_ALARMS_MAX: usize = 1_024;
 /// Socket events taken from the kernel in one turn.
 pub const EVENTS_PER_TURN: usize = 1_024;
 

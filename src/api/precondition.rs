@@ -26,13 +26,16 @@ impl IfMatch {
         let mut tags = Vec::new();
         for field in fields {
             let mut rest = field.trim();
+            if rest.is_empty() {
+                return Err(MALFORMED);
+            }
             loop {
                 rest = rest.trim_start_matches([',', ' ', '\t']);
                 if rest.is_empty() {
                     break;
                 }
-                let weak = rest.starts_with("W/");
-                let opened = rest.trim_start_matches("W/").strip_prefix('"');
+                let weak = rest.strip_prefix("W/");
+                let opened = weak.unwrap_or(rest).strip_prefix('"');
                 let Some((tag, after)) = opened.and_then(|opened| opened.split_once('"')) else {
                     return Err(MALFORMED);
                 };
@@ -40,7 +43,7 @@ impl IfMatch {
                 if !(after.is_empty() || after.starts_with(',')) || tag.bytes().any(|byte| byte <= b' ') {
                     return Err(MALFORMED);
                 }
-                if !weak {
+                if weak.is_none() {
                     tags.push(tag.to_owned());
                 }
                 rest = after;

@@ -234,7 +234,7 @@ pub fn refused(refusal: &Refusal) -> Response {
             let text = format!("Cannot {action} timer in state '{name}'. Valid actions: [{valid}]");
             answer::error_text(400, &text)
         }
-        Refusal::TooLong => {
+        Refusal::TooLong(_) => {
             answer::error_text(400, &format!("A timer cannot last longer than {TOTAL_S_MAX} seconds"))
         }
     }
@@ -263,8 +263,9 @@ pub fn bulk_line<'a>(id: &'a str, action: Option<Action>, outcome: &Result<Timer
         (Ok(_), Some(Action::Resume)) => "resumed".to_owned(),
         (Ok(_), Some(Action::Stop)) => "stopped".to_owned(),
         (Ok(_), Some(Action::Extend { added_s })) => format!("extended by {added_s}s"),
-        (Err(Refusal::WrongState { state, .. }), _) => format!("failed (state: {})", state.name()),
-        (Err(Refusal::TooLong), _) => format!("failed (longer than {TOTAL_S_MAX}s)"),
+        (Err(Refusal::WrongState { state, .. } | Refusal::TooLong(state)), _) => {
+            format!("failed (state: {})", state.name())
+        }
         (Err(Refusal::NotFound | Refusal::Full | Refusal::Changed(_)), _) => "not found".to_owned(),
     };
     BulkLine { timer_id: id, success: outcome.is_ok(), status }

@@ -63,6 +63,11 @@ impl Deadlines {
         self.heap.pop().map(|entry| (entry.at, entry.due))
     }
 
+    /// Drops every deadline that `keep` does not want.
+    pub fn retain(&mut self, mut keep: impl FnMut(Mono, Due) -> bool) {
+        self.heap.retain(|entry| keep(entry.at, entry.due));
+    }
+
     /// Deadlines held, stale ones included.
     pub fn len(&self) -> usize {
         self.heap.len()

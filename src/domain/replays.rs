@@ -6,7 +6,7 @@
 //! Invariants: a key is known from the moment its command is accepted, so that a twin waits for the first; a command
 //! that is undone leaves no key behind; at most [`REPLAYS_MAX`] are kept, the oldest goes first.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::clock::{Now, WallMs};
@@ -57,7 +57,7 @@ pub enum Known {
 pub struct Replays {
     durable: HashMap<Digest, Stub>,
     oldest_first: VecDeque<Stub>,
-    pending: Flight<Vec<Stub>>,
+    pending: Flight<BTreeMap<Digest, Stub>>,
 }
 
 impl Replays {
@@ -69,10 +69,11 @@ impl Replays {
 
     /// What is known of `key`, used for `body`.
     pub fn look_up(&self, now: Now, key: &Digest, body: &Digest) -> Known {
-        let of = |stubs: &[Stub], hold| stubs.iter().find(|stub| stub.key == *key).map(|stub| (*stub, hold));
-        let found = of(&self.pending.gathering, Hold::Gathering)
-            .or_else(|| of(&self.pending.writing, Hold::Writing))
-            .or_else(|| self.durable.get(key).map(|stub| (*stub, Hold::Nothing)))
+        let Flight { gathering, writing } = &self.pending;
+        let gathering = gathering.get(key).map(|stub| (stub, Hold::Gathering));
+        let found = gathering
+            .or_else(|| writing.get(key).map(|stub| (stub, Hold::Writing)))
+            .or_else(|| self.durable.get(key).map(|stub| (stub, Hold::Nothing)))
             .filter(|(stub, _)| now.wall.since(stub.at) < REPLAY_AGE_MAX);
         match found {
             None => Known::Fresh,
@@ -83,7 +84,7 @@ impl Replays {
 
     /// Keeps `replay` with the command it answers.
     pub fn stage(&mut self, replay: Replay, fx: &mut Effects) {
-        self.pending.gathering.push(replay.stub);
+        self.pending.gathering.insert(replay.stub.key, replay.stub);
         fx.command(Record::Replay(replay));
     }
 
@@ -94,8 +95,8 @@ impl Replays {
 
     /// The batch in hand is durable.
     pub fn commit(&mut self, fx: &mut Effects) {
-        for stub in std::mem::take(&mut self.pending.writing) {
-            self.durable.insert(stub.key, stub);
+        for (key, stub) in std::mem::take(&mut self.pending.writing) {
+            self.durable.insert(key, stub);
             self.oldest_first.push_back(stub);
         }
         while self.oldest_first.len() > REPLAYS_MAX {
@@ -130,7 +131,11 @@ impl Replays {
         // The key may have been used anew since its first use grew too old: only the latest use is the one kept.
         if self.durable.get(&stub.key).is_some_and(|latest| latest.at == stub.at) {
             self.durable.remove(&stub.key);
-            fx.follow(Record::ReplayGone(stub.key));
+            let Flight { gathering, writing } = &self.pending;
+            // Used anew, and on its way to the disk: there the new answer takes the old one's place.
+            if !gathering.contains_key(&stub.key) && !writing.contains_key(&stub.key) {
+                fx.follow(Record::ReplayGone(stub.key));
+            }
         }
     }
 }

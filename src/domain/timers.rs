@@ -297,8 +297,8 @@ pub enum Refusal {
         /// Of a timer in this state.
         state: State,
     },
-    /// The extension would make the timer last longer than any may.
-    TooLong,
+    /// The extension would make the timer, which is in this state, last longer than any may.
+    TooLong(State),
 }
 
 /// The judgement of a command: the timer as it will be, or why not; and how long the answer must be held.
@@ -509,7 +509,7 @@ impl Timers {
             return Verdict::refused(Refusal::WrongState { action, state }, hold);
         };
         if matches!(action, Action::Extend { added_s } if timer.duration_s + added_s > TOTAL_S_MAX) {
-            return Verdict::refused(Refusal::TooLong, hold);
+            return Verdict::refused(Refusal::TooLong(state), hold);
         }
         let second = self.settings.second;
         timer.apply(now, action, to, second);
@@ -562,6 +562,11 @@ impl Timers {
 
     // -----------------------------------------------------------------------------------------------------------
     // Time.
+
+    /// Whether this alarm is still the timer's own.
+    pub fn awaits(&self, sleeper: Sleeper) -> bool {
+        self.slots.get(&sleeper.number).is_some_and(|slot| slot.generation == sleeper.generation)
+    }
 
     /// An alarm went off.
     pub fn wake(&mut self, now: Now, sleeper: Sleeper, fx: &mut Effects) {
@@ -1271,7 +1276,7 @@ mod tests {
         let step = Action::Extend { added_s: 3_600 };
         let extended = (0..20_000).take_while(|_| room.act_pending(&id, step).outcome.is_ok()).count();
         assert_eq!(extended, ((TOTAL_S_MAX - 86_400) / 3_600) as usize);
-        assert_eq!(room.act_pending(&id, step).outcome.unwrap_err(), Refusal::TooLong);
+        assert_eq!(room.act_pending(&id, step).outcome.unwrap_err(), Refusal::TooLong(State::Created));
     }
 
     #[test]

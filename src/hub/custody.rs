@@ -7,7 +7,7 @@
 //! at most one batch is in the disk's hands; while the store is degraded, a write is tried once a second and no
 //! command is taken.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::clock::{Mono, Now, WallMs};
 use crate::domain::Engine;
@@ -33,7 +33,7 @@ pub struct Waiting {
 pub struct Custody {
     held: Flight<Vec<(Waiting, Response)>>,
     asks: Flight<Vec<(Waiting, Query)>>,
-    asked: HashMap<u64, Waiting>,
+    asked: BTreeMap<u64, Waiting>,
     tickets: u64,
     jobs: Vec<Job>,
     in_hand_since: Option<Mono>,
@@ -64,7 +64,7 @@ impl Custody {
 
     /// Whether one more question may wait for the disk.
     pub fn takes_questions(&self) -> bool {
-        self.asked.len() + self.asks.gathering.len() + self.asks.writing.len() < QUERIES_MAX
+        !self.hung && self.asked.len() + self.asks.gathering.len() + self.asks.writing.len() < QUERIES_MAX
     }
 
     /// Asks the disk, after the batch that the question is about.
@@ -149,7 +149,8 @@ impl Custody {
         self.hung = true;
         self.degraded = Some("The disk does not answer: nothing was changed".to_owned());
         self.retry_at = now.mono;
-        self.everybody()
+        let askers = std::mem::take(&mut self.asked).into_values();
+        self.everybody().into_iter().chain(askers).collect()
     }
 
     /// When the disk must be looked after without its having spoken.

@@ -34,9 +34,13 @@ use crate::domain::effects::{Batch, Record, Topic};
 use crate::domain::{Engine, Return, timers};
 use crate::limits::*;
 use crate::metrics::Metrics;
+use crate::wire::http::Stage;
 use audience::Audience;
 use conn::{Conn, ConnId, Phase, Protocol};
 use custody::{Custody, Waiting};
+
+/// Why a socket is closed with 1012: come back.
+const RESTART: &str = "Service restart";
 
 /// What an operator has set.
 pub struct Settings {
@@ -91,6 +95,7 @@ pub struct Hub {
     work_left: u32,
     dead: Vec<u32>,
     unfinished_bytes: usize,
+    unsent_bytes: usize,
     connections_max: usize,
     keep_history: Option<Duration>,
     stopping: bool,
@@ -118,6 +123,7 @@ impl Hub {
             work_left: WORK_PER_TURN,
             dead: Vec::new(),
             unfinished_bytes: 0,
+            unsent_bytes: 0,
             connections_max: settings.connections_max,
             keep_history: settings.keep_history,
             stopping: false,
@@ -188,6 +194,7 @@ impl Hub {
                 }
                 Due::Upkeep => {
                     self.engine.upkeep(now);
+                    self.sweep_alarms();
                     if let Some(keep) = self.keep_history {
                         self.custody.forget(now.wall - keep);
                     }
@@ -323,7 +330,7 @@ impl Hub {
             (Phase::Open | Phase::Leaving, Protocol::Http(http)) => {
                 // It may have closed its own side only, and still wait for the answers.
                 http.eof = true;
-                self.end_if_last(now, index);
+                self.pump(now, index);
                 self.mark(index);
             }
             _ => self.kill(index),
@@ -367,6 +374,7 @@ impl Hub {
                         bytes_left = bytes_left.saturating_sub(sent);
                         if let Protocol::Http(http) = &mut conn.protocol {
                             http.progress = now.mono;
+                            self.unsent_bytes = self.unsent_bytes.saturating_sub(sent);
                         }
                         if sent < offered {
                             break;
@@ -391,7 +399,9 @@ impl Hub {
                 sockets.finish(index);
                 conn.phase = Phase::Lingering;
                 self.set_alarm(index, now.mono + LINGER_MAX);
-            } else if matches!(conn.protocol, Protocol::Http(_)) {
+            } else if let Protocol::Http(http) = &mut conn.protocol {
+                // It is idle since the answer has gone, not since it was given.
+                http.since = if http.stage == Stage::Idle { now.mono } else { http.since };
                 self.pump(now, index);
             }
             if bytes_left == 0 {
@@ -408,8 +418,9 @@ impl Hub {
             let conn = self.conns.remove(index as usize);
             self.unfinished_bytes = self.unfinished_bytes.saturating_sub(conn.booked_bytes());
             self.metrics.connections.dec();
-            if matches!(conn.protocol, Protocol::Socket(_)) {
-                self.metrics.websockets.dec();
+            match conn.protocol {
+                Protocol::Socket(_) => _ = self.metrics.websockets.dec(),
+                Protocol::Http(_) => self.unsent_bytes = self.unsent_bytes.saturating_sub(conn.outbox.bytes()),
             }
             sockets.close(index);
         }
@@ -439,7 +450,7 @@ impl Hub {
         let indices: Vec<usize> = self.conns.iter().map(|(index, _)| index).collect();
         for index in indices.into_iter().filter_map(|index| u32::try_from(index).ok()) {
             match self.conns.get(index as usize).map(|conn| &conn.protocol) {
-                Some(Protocol::Socket(_)) => self.close_socket(now, index, 1012, "Service restart"),
+                Some(Protocol::Socket(_)) => self.close_socket(now, index, 1012, RESTART),
                 Some(Protocol::Http(_)) => self.leave(now, index),
                 None => {}
             }
@@ -524,6 +535,21 @@ impl Hub {
             conn.alarm = at;
             let sleeper = Sleeper { number: index, generation: conn.generation };
             self.engine.fx.deadlines.arm(at, Due::Connection(sleeper));
+        }
+    }
+
+    /// Alarms of scheduled timers that were deleted would stay in the heap until their day comes.
+    fn sweep_alarms(&mut self) {
+        let Engine { timers, fx, .. } = &mut self.engine;
+        if fx.deadlines.len() > 4 * (timers.len() + self.conns.len()) + STALE_ALARMS_MAX {
+            let conns = &self.conns;
+            fx.deadlines.retain(|at, due| match due {
+                Due::Timer(sleeper) => timers.awaits(sleeper),
+                Due::Connection(sleeper) => conns
+                    .get(sleeper.number as usize)
+                    .is_some_and(|conn| conn.generation == sleeper.generation && conn.alarm == at),
+                Due::Heartbeat | Due::Upkeep => true,
+            });
         }
     }
 

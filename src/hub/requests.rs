@@ -12,11 +12,11 @@ use crate::api::{Outcome, Socket as Opened, World};
 use crate::clock::Now;
 use crate::domain::effects::Topic;
 use crate::domain::staged::Hold;
-use crate::hub::Hub;
 use crate::hub::conn::{ConnId, Framing, Listens, Phase, Protocol, Reply, Socket};
 use crate::hub::custody::Waiting;
 use crate::hub::outbox::Frame;
-use crate::limits::OUTBOX_BYTES_MAX;
+use crate::hub::{Hub, RESTART};
+use crate::limits::{OUTBOX_BYTES_MAX, UNSENT_BYTES_MAX};
 use crate::wire::http::{self, Fault, Head, Input, Request, Response, Stage};
 
 impl Hub {
@@ -97,6 +97,9 @@ impl Hub {
         );
         if over {
             outcome = match outcome {
+                Outcome::Upgrade(accept, _) if self.stopping => {
+                    Outcome::Upgrade(accept, Opened::Refused(1012, RESTART))
+                }
                 Outcome::Upgrade(accept, _) => Outcome::Upgrade(accept, Opened::Refused(1013, "Server full")),
                 _ => {
                     let text = if self.stopping { "The server is restarting" } else { "The server is full" };
@@ -107,6 +110,8 @@ impl Hub {
         match outcome {
             Outcome::Upgrade(accept, opened) => self.upgrade(now, index, accept, opened),
             Outcome::Answer(response, hold) => {
+                let body_kib = u32::try_from(response.body.as_bytes().len() / 1024).unwrap_or(u32::MAX);
+                self.work_left = self.work_left.saturating_sub(body_kib);
                 let Some(number) = self.enqueue_reply(index) else { return };
                 match hold {
                     Hold::Nothing => self.reply(now, id, number, &request.head, &response),
@@ -199,8 +204,14 @@ impl Hub {
         if let Some(reply) = http.replies.iter_mut().find(|reply| reply.number == number) {
             reply.bytes = Some(bytes);
         }
+        let before = conn.outbox.bytes();
         if conn.release_replies() {
+            self.unsent_bytes += conn.outbox.bytes() - before;
             self.mark(id.index);
+        }
+        if self.unsent_bytes > UNSENT_BYTES_MAX {
+            self.metrics.connections_shed.inc();
+            self.kill(id.index);
         }
     }
 
@@ -208,7 +219,10 @@ impl Hub {
     pub(super) fn end_if_last(&mut self, now: Now, index: u32) {
         let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
         let Protocol::Http(http) = &conn.protocol else { return };
-        if (http.last || http.eof) && http.replies.is_empty() && http.next.is_none() {
+        // Whoever will send no more may still have sent requests that have not been looked at.
+        let looked_at = !http.parked && conn.outbox.bytes() < OUTBOX_BYTES_MAX;
+        let over = http.last || (http.eof && looked_at);
+        if over && http.replies.is_empty() && http.next.is_none() {
             self.leave(now, index);
         }
     }
@@ -226,6 +240,7 @@ impl Hub {
         let Some(http) = conn.http() else { return };
         let rest = http.decoder.take_rest();
         let booked = http.booked_bytes;
+        self.unsent_bytes = self.unsent_bytes.saturating_sub(conn.outbox.bytes());
         conn.outbox.push_unbounded(Frame::lasting(accept));
         let listens = match opened {
             Opened::Timer { serial, counted } => Listens::Topic { topic: Topic::Timer(serial), counted },

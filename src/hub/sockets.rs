@@ -17,6 +17,8 @@ use crate::wire::ws::{self, Message};
 impl Hub {
     /// Enters the audience, with the state as greeting: whatever is announced from here on follows it.
     pub(super) fn join(&mut self, now: Now, index: u32) {
+        // What is part of the greeting must not be heard again behind it.
+        self.publish(now);
         let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) else { return };
         let Listens::Topic { topic, counted } = socket.listens else { return };
         let audience = self.audiences.entry(topic).or_default();

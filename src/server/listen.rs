@@ -8,7 +8,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt};
 
-use crate::limits::LISTEN_BACKLOG;
+use crate::limits::{LISTEN_BACKLOG, LISTENERS_MAX};
 
 /// Every socket to listen on, with the address it is bound to.
 #[derive(Debug)]
@@ -56,6 +56,9 @@ impl Listeners {
         let inherited: Vec<RawFd> = sd_notify::listen_fds().map_err(ListenError::Inherited)?.collect();
         if !inherited.is_empty() && given {
             return Err(ListenError::Both);
+        }
+        if inherited.len() > LISTENERS_MAX {
+            return Err(ListenError::Inherited(io::Error::other(format!("more than {LISTENERS_MAX} of them"))));
         }
         let open = |address: &SocketAddr| {
             let opened = open(*address).and_then(|socket| Ok((socket.local_addr()?, socket)));

@@ -113,17 +113,22 @@ impl Server {
         log::info!("stopping: clients are sent away, timers are kept");
         self.manager.stopping();
         self.hub.stop();
-        self.listeners.clear();
+        for mut listener in self.listeners.drain(..) {
+            // An inherited one is held open by the service manager too, and would stay on the poll.
+            self.poll.registry().deregister(&mut listener)?;
+        }
         self.arrivals.clear();
         // First what was asked, then the goodbyes: an answer to a command must not be lost to a close.
-        let half = begun + SHUTDOWN_MAX / 2;
-        while !self.hub.is_settled() && clock::sample().mono < half {
-            self.turn(&mut events, Some(half))?;
+        let answers = begun + SHUTDOWN_MAX / 3;
+        while !self.hub.is_settled() && clock::sample().mono < answers {
+            self.turn(&mut events, Some(answers))?;
         }
+        // One client that never answers must not cost the store its checkpoint: the last third is the disk's.
         self.hub.dismiss(clock::sample());
         let end = begun + SHUTDOWN_MAX;
-        while self.hub.connections() > 0 && clock::sample().mono < end {
-            self.turn(&mut events, Some(end))?;
+        let goodbyes = begun + SHUTDOWN_MAX * 2 / 3;
+        while self.hub.connections() > 0 && clock::sample().mono < goodbyes {
+            self.turn(&mut events, Some(goodbyes))?;
         }
         if !self.disk.close(end.since(clock::sample().mono).max(Duration::from_millis(50))) {
             log::warn!("the store was not checkpointed in time; it will be at the next start");
@@ -222,12 +227,14 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.arrivals.pop();
                 }
-                // One that gave up while it waited.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    self.turn_away(listener, &error);
-                    self.arrivals.pop();
+                Err(error) if is_shortage(&error) => {
+                    if !self.turn_away(listener, &error) {
+                        self.arrivals.pop();
+                    }
+                    return;
                 }
+                // The trouble of one connection (accept(2) hands on what the network says of it).
+                Err(error) => log::debug!("a connection was lost before it was accepted: {error}"),
             }
             budget -= 1;
             if budget == 0 {
@@ -249,17 +256,16 @@ impl Server {
     }
 
     /// Out of descriptors: whoever waits is cut off, by means of the one kept back, so that the loop does not spin on
-    /// a listener that stays readable, and so that they come again elsewhere or later.
-    fn turn_away(&mut self, listener: usize, error: &io::Error) {
+    /// a listener that stays readable, and so that they come again elsewhere or later. Returns whether more may wait.
+    fn turn_away(&mut self, listener: usize, error: &io::Error) -> bool {
         self.hub.metrics.descriptors_exhausted.inc();
         log::error!("a connection cannot be accepted: {error}");
         self.reserve = None;
-        for _ in 0..ACCEPTS_PER_TURN {
-            if self.listeners.get(listener).is_none_or(|listener| listener.accept().is_err()) {
-                break;
-            }
-        }
+        let turned_away = (0..ACCEPTS_PER_TURN)
+            .take_while(|_| self.listeners.get(listener).is_some_and(|listener| listener.accept().is_ok()))
+            .count();
         self.reserve = File::open("/dev/null").ok();
+        turned_away == ACCEPTS_PER_TURN
     }
 
     fn read(&mut self, now: Now) {
@@ -287,6 +293,13 @@ impl Server {
     }
 }
 
+/// Whether the process or the machine is out of descriptors or memory.
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| shortages.contains(&errno))
+}
+
 /// Lets a write beyond RLIMIT_FSIZE fail with EFBIG: by default the kernel ends the process with SIGXFSZ
 /// (setrlimit(2)), in the middle of an exam.
 ///
@@ -310,7 +323,7 @@ pub fn raise_descriptor_limit(connections_max: u32) -> usize {
     let available = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let room = usize::try_from(available.saturating_sub(DESCRIPTORS_RESERVED)).unwrap_or(usize::MAX);
     // Those who are only told that the server is full need a descriptor, too.
-    let room = room - room / 64 - 1;
+    let room = room - (room / 64 + 1).min(room);
     let wanted = connections_max as usize;
     if room < wanted {
         log::warn!("only {room} of {wanted} connections are possible: raise LimitNOFILE= or ulimit -n");

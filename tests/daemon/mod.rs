@@ -56,7 +56,13 @@ impl Daemon {
 
     /// Runs a prepared command until it says where it listens.
     pub fn spawn(mut command: Command) -> Result<Daemon, (ExitStatus, String)> {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        command.stdin(Stdio::null());
+        Daemon::spawn_with_input(command)
+    }
+
+    /// The same, with the standard input that the command was given.
+    pub fn spawn_with_input(mut command: Command) -> Result<Daemon, (ExitStatus, String)> {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = String::new();
         let address = loop {
@@ -93,6 +99,11 @@ impl Daemon {
         assert!(
             Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap().success()
         );
+    }
+
+    /// Whether it has ended, by whatever.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// SIGTERM, and waits for the end.

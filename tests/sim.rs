@@ -1,0 +1,231 @@
+//! The whole daemon on a virtual clock: domain, API, protocols, hub and outboxes as they are, over simulated sockets
+//! and a simulated disk.
+//!
+//! From one seed an exam is played: instructors do what the contract allows and what it does not, students listen,
+//! talk, dawdle and vanish, the disk is slow, fails, hangs, the machine crashes and comes back, somebody sets the
+//! wall clock. After each turn everything that anybody was told is held against a simple reference, word for word,
+//! and against what the disk has. A failing seed prints itself, the step and the rule:
+//!
+//! `TIMERD_SIM_SEED=n cargo test --test sim` plays it again; `TIMERD_SIM_SEEDS=n` plays so many (200 by default).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![allow(unreachable_pub, reason = "the modules of one test")]
+
+#[path = "sim/disk.rs"]
+mod disk;
+#[path = "sim/net.rs"]
+mod net;
+#[path = "sim/peer.rs"]
+mod peer;
+#[path = "sim/rng.rs"]
+mod rng;
+#[path = "sim/timers/mod.rs"]
+mod timers;
+#[path = "sim/world.rs"]
+mod world;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use timerd::api::guard::Guard;
+use timerd::domain::countdown::Second;
+use timerd::domain::timers::{Outage, Settings as TimerSettings};
+use timerd::hub::Settings;
+use timerd::keys::Keys;
+
+use disk::Whims;
+use rng::Rng;
+use timers::{Exam, Plan};
+use world::{World, violated};
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// Numbers of what happened.
+type Tally = BTreeMap<&'static str, u64>;
+
+/// Plays the exam of `seed` to its end.
+fn play(seed: u64) -> Tally {
+    let mut rng = Rng::new(seed);
+    let storm = rng.percent(6);
+    let plan = Plan {
+        timers: if storm { 3 } else { rng.pick(&[4, 12, 30, 60]) },
+        timers_max: rng.pick(&[20, 1000, 1000]),
+        desks: rng.index(5) + 1,
+        students: rng.pick(&[2, 4, 8]),
+        clients_per_timer: rng.pick(&[3, 100, 100]),
+        duration_s: rng.pick(&[6, 20, 90]),
+        deeds_per_s: rng.pick(&[4, 10, 25]),
+        freeze: rng.percent(50),
+        keep_ms: rng.percent(30).then_some(20_000),
+        nonsense: rng.pick(&[0, 5, 20]),
+        storm,
+    };
+    let whims = Whims {
+        latency_ns: rng.pick(&[100_000, 3_000_000, 40_000_000, 400_000_000]),
+        slow: rng.pick(&[0, 0, 10]),
+        failing: rng.pick(&[0, 0, 5, 20]),
+        stuck: rng.pick(&[0, 50, 85]),
+        hanging: rng.pick(&[0, 0, 0, 10]),
+    };
+    let settings = {
+        let plan = plan.clone();
+        move || Settings {
+            timers: TimerSettings {
+                timers_max: plan.timers_max,
+                second: Second::REAL,
+                outage: if plan.freeze { Outage::Freeze } else { Outage::RunOn },
+                keep_finished: plan.keep_ms.map(Duration::from_millis),
+            },
+            guard: Guard::new(Keys::default(), false, Vec::new(), Vec::new()),
+            clients_per_timer: plan.clients_per_timer,
+            connections_max: 400,
+            keep_history: None,
+            seed: [7; 32],
+        }
+    };
+    let crashes = rng.pick(&[0, 0, 2, 5]);
+    let wall_steps = rng.pick(&[0, 0, 2, 6]);
+    // How long a turn takes at least: a loop under load looks at the clock less often.
+    let turn_ns = rng.pick(&[200_000, 5_000_000, 30_000_000, 90_000_000]);
+    let lateness = rng.pick(&[0, 0, 3, 20]);
+    let length_s = rng.range(20, 70);
+    let mut exam = Exam::new(plan.clone(), Rng::new(seed ^ 0x5eed));
+    let mut world = World::new(Rng::new(seed ^ 0xd15c), whims, Box::new(settings));
+    let mut played_ns = 0;
+    let mut deeds_ns = 0;
+    while played_ns < length_s * SECOND_NS {
+        let before = world.now.mono.ns();
+        let deed = before + rng.below(2 * SECOND_NS / plan.deeds_per_s);
+        let mut next = world.next_event().ns().min(deed).max(before + rng.below(2 * turn_ns));
+        if rng.percent(lateness) {
+            next += rng.below(3 * SECOND_NS);
+        }
+        world.pass(next);
+        let passed = next - before;
+        played_ns += passed;
+        deeds_ns += passed * plan.deeds_per_s;
+        while deeds_ns >= SECOND_NS {
+            deeds_ns -= SECOND_NS;
+            exam.act(&mut world);
+        }
+        // So many in a minute of virtual time.
+        let chance = |rng: &mut Rng, a_minute: u64| rng.below(60 * SECOND_NS) < passed * a_minute;
+        if chance(&mut rng, wall_steps) {
+            let by_ms = i64::try_from(rng.pick(&[25, 900, 61_000, 3_600_000])).unwrap();
+            world.step_wall(if rng.percent(50) { by_ms } else { -by_ms });
+        }
+        if chance(&mut rng, crashes) {
+            let away_ns = rng.pick(&[1_000_000, 300_000_000, 4_000_000_000, 120_000_000_000]);
+            let reboot = rng.percent(40);
+            let off_ms = rng.pick(&[0, 0, 0, 500, -500, 5_000, -200_000]);
+            world.crash(rng.below(away_ns) + 1, reboot, off_ms, &mut exam);
+        }
+        world.turn(&mut exam);
+    }
+    // Everything comes to rest: a healthy disk, readers who read.
+    world.disk.whims = Whims { latency_ns: 1_000_000, slow: 0, failing: 0, stuck: 0, hanging: 0 };
+    let mut rest_ns = 0;
+    while rest_ns < 50 * SECOND_NS || !exam.is_answered() {
+        exam.hush(&mut world);
+        let before = world.now.mono.ns();
+        let next = world.next_event().ns().min(before + SECOND_NS / 4).max(before + turn_ns);
+        world.pass(next);
+        rest_ns += next - before;
+        world.turn(&mut exam);
+        if rest_ns > 150 * SECOND_NS {
+            violated("every request is answered, or its connection closed", &exam.debts());
+        }
+    }
+    exam.ask_all(&mut world);
+    world.turn(&mut exam);
+    if !exam.is_answered() {
+        violated("a read is answered at once", &exam.debts());
+    }
+    exam.settle_account(&world);
+    let mut tally = std::mem::take(&mut exam.tally);
+    tally.insert("turns", world.turns);
+    tally.insert("batches", world.disk.written);
+    tally.insert("bytes in", world.net.bytes_in);
+    tally.insert("bytes out", world.net.bytes_out);
+    tally
+}
+
+/// Plays `seeds` on two threads. Returns what happened in all, and what failed.
+fn play_all(seeds: std::ops::Range<u64>) -> (Tally, Vec<(u64, String)>) {
+    let next = AtomicU64::new(seeds.start);
+    let result = Mutex::new((Tally::new(), Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let played = catch_unwind(AssertUnwindSafe(|| play(seed)));
+                    let mut all = result.lock().unwrap_or_else(PoisonError::into_inner);
+                    match played {
+                        Ok(tally) => tally.into_iter().for_each(|(what, n)| *all.0.entry(what).or_default() += n),
+                        Err(why) => {
+                            let text = why.downcast_ref::<String>().cloned();
+                            let text = text.or_else(|| why.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                            all.1.push((seed, text.unwrap_or_default()));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    result.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn number_of(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
+}
+
+#[test]
+fn every_exam_keeps_every_rule() {
+    let seeds = match number_of("TIMERD_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number_of("TIMERD_SIM_SEEDS").unwrap_or(200),
+    };
+    let many = seeds.end - seeds.start >= 100;
+    let (tally, failed) = play_all(seeds);
+    println!("{tally:#?}");
+    if !failed.is_empty() {
+        let mut text = String::new();
+        for (seed, why) in failed.iter().take(20) {
+            text.push_str(&format!("seed {seed}, {why}\n  again: TIMERD_SIM_SEED={seed} cargo test --test sim\n\n"));
+        }
+        panic!("{} seeds failed:\n{text}", failed.len());
+    }
+    // A simulation in which little happens proves little.
+    if many {
+        for what in [
+            "ticks",
+            "expired",
+            "replays",
+            "restarts",
+            "failed batches",
+            "outcome unknown",
+            "answers 4xx",
+            "answers 503",
+            "closed: deleted",
+            "closed: slow",
+            "closed: other",
+            "cut short",
+        ] {
+            assert!(tally.get(what).is_some_and(|count| *count > 10), "too little happened: {what}");
+        }
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_exam_again() {
+    let runs = [play(11), play(11)];
+    assert_eq!(runs[0], runs[1]);
+    assert_ne!(runs[0], play(12));
+}

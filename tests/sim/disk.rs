@@ -1,0 +1,225 @@
+//! A simulated disk.
+//!
+//! Owns what is durable, and the whims of a disk: slow, failing, hanging, cut off by a crash between two writes. It
+//! applies records as the store does, and holds that facts are only ever added: no entry of the history twice, no
+//! revision left out.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use timerd::clock::{Mono, Now};
+use timerd::domain::disk::{Answer, Done, Image, Job, Query};
+use timerd::domain::effects::{Batch, Record};
+use timerd::domain::history::Entry;
+use timerd::domain::replays::{Digest, Replay};
+use timerd::domain::timers::Timer;
+
+use crate::rng::Rng;
+use crate::world::violated;
+
+/// How a disk behaves, in per cent and nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Whims {
+    /// A write or a read takes this long at most.
+    pub latency_ns: u64,
+    /// Writes that take up to a hundred times as long.
+    pub slow: u64,
+    /// Writes that fail.
+    pub failing: u64,
+    /// After a failure, the next one fails with this chance.
+    pub stuck: u64,
+    /// Writes in a thousand that hang beyond every bound.
+    pub hanging: u64,
+}
+
+enum Fate {
+    Commit,
+    Fail,
+}
+
+/// The disk.
+pub struct Disk {
+    /// What it does to us.
+    pub whims: Whims,
+    /// Facts, as a store would keep them.
+    pub timers: BTreeMap<u32, Timer>,
+    /// Entries by timer, the index being the revision less one.
+    pub history: HashMap<String, Vec<Entry>>,
+    replays: HashMap<Digest, Replay>,
+    replay_order: Vec<Digest>,
+    /// The last durable batch.
+    pub batch: u64,
+    alive: Option<Now>,
+    serial: u32,
+    in_hand: Option<(u64, Batch, Fate)>,
+    questions: VecDeque<(u64, u64, Query)>,
+    said: VecDeque<Done>,
+    ill: bool,
+    /// Batches that were made durable, refused, and that were cut off by a crash.
+    pub written: u64,
+    /// See above.
+    pub failed: u64,
+}
+
+impl Disk {
+    /// An empty disk.
+    pub fn new(whims: Whims) -> Self {
+        Disk {
+            whims,
+            timers: BTreeMap::new(),
+            history: HashMap::new(),
+            replays: HashMap::new(),
+            replay_order: Vec::new(),
+            batch: 0,
+            alive: None,
+            serial: 0,
+            in_hand: None,
+            questions: VecDeque::new(),
+            said: VecDeque::new(),
+            ill: false,
+            written: 0,
+            failed: 0,
+        }
+    }
+
+    /// Takes a job.
+    pub fn give(&mut self, now: Now, job: Job, rng: &mut Rng) {
+        let mut at = now.mono.ns() + rng.range(1, self.whims.latency_ns);
+        match job {
+            Job::Write(batch) => {
+                if self.in_hand.is_some() {
+                    violated("at most one batch is in the disk's hands", &format!("batch {}", batch.number));
+                }
+                if batch.number != self.batch + 1 && !self.ill && self.failed == 0 {
+                    violated("batches are numbered without gaps", &format!("{} after {}", batch.number, self.batch));
+                }
+                if rng.percent(self.whims.slow) {
+                    at += rng.below(self.whims.latency_ns * 100);
+                }
+                if rng.below(1000) < self.whims.hanging {
+                    at += rng.range(8_000_000_000, 40_000_000_000);
+                }
+                self.ill = rng.percent(if self.ill { self.whims.stuck } else { self.whims.failing });
+                let fate = if self.ill { Fate::Fail } else { Fate::Commit };
+                self.in_hand = Some((at, batch, fate));
+            }
+            Job::Ask(ticket, query) => self.questions.push_back((at, ticket, query)),
+            Job::Forget(_) | Job::Close => {}
+        }
+    }
+
+    /// Works until `now`; what it has to say then waits in [`Disk::take`].
+    pub fn work(&mut self, now: Mono, rng: &mut Rng) {
+        if self.in_hand.as_ref().is_some_and(|(at, ..)| *at <= now.ns()) {
+            let (_, batch, fate) = self.in_hand.take().unwrap();
+            match fate {
+                Fate::Commit => {
+                    self.commit(&batch);
+                    self.said.push_back(Done::Written(batch));
+                }
+                Fate::Fail => {
+                    self.failed += 1;
+                    self.said.push_back(Done::Failed(batch, "No space left on device".to_owned()));
+                }
+            }
+        }
+        // A write goes before every read that still waits.
+        let waits = self.in_hand.is_some() && rng.percent(50);
+        while !waits && self.questions.front().is_some_and(|(at, ..)| *at <= now.ns()) {
+            let (_, ticket, query) = self.questions.pop_front().unwrap();
+            let answer = if self.ill && rng.percent(30) {
+                Err("Input/output error".to_owned())
+            } else {
+                Ok(match query {
+                    Query::History { timer, after, limit } => {
+                        Answer::History(self.history.get(&*timer).map(|entries| {
+                            let later = entries.iter().filter(|entry| entry.revision > after);
+                            later.take(limit as usize).cloned().collect()
+                        }))
+                    }
+                    Query::Replay(key) => Answer::Replay(self.replays.get(&key).cloned()),
+                })
+            };
+            self.said.push_back(Done::Answered(ticket, answer));
+        }
+    }
+
+    /// What the disk has said.
+    pub fn take(&mut self) -> Option<Done> {
+        self.said.pop_front()
+    }
+
+    /// When it will have something to say.
+    pub fn next_event(&self) -> Option<u64> {
+        let said = (!self.said.is_empty()).then_some(0);
+        let write = self.in_hand.as_ref().map(|(at, ..)| *at);
+        let answer = self.questions.front().map(|(at, ..)| *at);
+        [said, write, answer].into_iter().flatten().min()
+    }
+
+    /// The power goes: what is in hand is on the disk wholly, or not at all. Returns what start-up will find.
+    pub fn crash(&mut self, same_boot: bool, rng: &mut Rng) -> Image {
+        if let Some((_, batch, Fate::Commit)) = self.in_hand.take()
+            && rng.percent(50)
+        {
+            self.commit(&batch);
+        }
+        self.in_hand = None;
+        self.questions.clear();
+        self.said.clear();
+        self.ill = false;
+        self.failed = 0;
+        Image {
+            batch: self.batch,
+            alive: self.alive,
+            same_boot,
+            serial: self.serial,
+            timers: self.timers.values().cloned().collect(),
+            replays: self.replay_order.iter().map(|key| self.replays[key].stub).collect(),
+        }
+    }
+
+    /// Whether this change of this timer is durable.
+    pub fn has(&self, timer: &str, revision: u64) -> bool {
+        self.history.get(timer).is_some_and(|entries| entries.len() as u64 >= revision && revision > 0)
+    }
+
+    fn commit(&mut self, batch: &Batch) {
+        self.written += 1;
+        self.batch = batch.number;
+        self.alive = Some(batch.alive);
+        for record in batch.follows.iter().chain(&batch.commands) {
+            self.apply(record);
+        }
+    }
+
+    fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Timer(timer) => {
+                self.serial = self.serial.max(timer.serial);
+                let before = self.timers.insert(timer.serial, timer.clone());
+                if let Some(before) = before.filter(|before| before.revision > timer.revision) {
+                    let text = format!("{} went from {} to {}", timer.id, before.revision, timer.revision);
+                    violated("a stored timer never goes back", &text);
+                }
+            }
+            Record::TimerGone(id) => self.timers.retain(|_, timer| timer.id != *id),
+            Record::History(entry) => {
+                let entries = self.history.entry(entry.timer.to_string()).or_default();
+                if entry.revision != entries.len() as u64 + 1 {
+                    let text = format!("{entry:?} after {} entries", entries.len());
+                    violated("the history counts revisions without gap or repeat", &text);
+                }
+                entries.push(entry.clone());
+            }
+            Record::Replay(replay) => {
+                self.replay_order.retain(|key| *key != replay.stub.key);
+                self.replay_order.push(replay.stub.key);
+                self.replays.insert(replay.stub.key, replay.clone());
+            }
+            Record::ReplayGone(key) => {
+                self.replay_order.retain(|other| other != key);
+                self.replays.remove(key);
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What clients write and read.
+//!
+//! Owns a client's reading of the bytes it was sent, written from the protocols (RFC 9112, RFC 6455) and not from the
+//! daemon's code, and the frames that a client sends.
+
+use std::fmt;
+
+/// An answer to a request.
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// The head, as text.
+    pub head: String,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kept = ["etag", "idempotency-replayed", "retry-after"].map(|name| self.field(name));
+        write!(f, "{} {kept:?} {:?}", self.status, String::from_utf8_lossy(&self.body))
+    }
+}
+
+impl Answer {
+    /// The value of a header field.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (field, value) = line.split_once(": ")?;
+            field.eq_ignore_ascii_case(name).then_some(value)
+        })
+    }
+}
+
+/// Takes the next whole answer out of `inbox`. `head_only`: it answers HEAD.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn next_answer(inbox: &mut Vec<u8>, head_only: bool) -> Result<Option<Answer>, String> {
+    let Some(end) = inbox.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
+    let head = String::from_utf8(inbox[..end].to_vec()).map_err(|error| error.to_string())?;
+    let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).and_then(|text| text.parse().ok());
+    let Some(status) = status else { return Err(format!("no status line: {head:?}")) };
+    let mut answer = Answer { status, head, body: Vec::new() };
+    let length = match answer.field("content-length").map(str::parse::<usize>) {
+        Some(Ok(length)) => length,
+        Some(Err(error)) => return Err(error.to_string()),
+        None if matches!(status, 100..=199 | 204 | 304) => 0,
+        None => return Err(format!("no length: {:?}", answer.head)),
+    };
+    let length = if head_only { 0 } else { length };
+    if inbox.len() < end + 4 + length {
+        return Ok(None);
+    }
+    answer.body = inbox[end + 4..end + 4 + length].to_vec();
+    inbox.drain(..end + 4 + length);
+    Ok(Some(answer))
+}
+
+/// A frame from the server.
+#[derive(Debug, PartialEq)]
+pub enum Frame {
+    /// Text.
+    Text(String),
+    /// A ping, to be answered.
+    Ping(Vec<u8>),
+    /// The answer to a ping.
+    Pong,
+    /// The end, with its code.
+    Close(Option<u16>, String),
+}
+
+/// Takes the next whole frame out of `inbox`, beginning at `from`; returns how long it is.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn next_frame(inbox: &[u8]) -> Result<Option<(Frame, usize)>, String> {
+    let [first, second, ..] = *inbox else { return Ok(None) };
+    if first & 0xf0 != 0x80 || second & 0x80 != 0 {
+        return Err(format!("a server's frame is whole, unmasked and plain, not {first:#x} {second:#x}"));
+    }
+    let (length, at) = match second {
+        126 if inbox.len() < 4 => return Ok(None),
+        126 => (usize::from(u16::from_be_bytes([inbox[2], inbox[3]])), 4),
+        127 => return Err("no message is as long as that".to_owned()),
+        short => (usize::from(short), 2),
+    };
+    let Some(payload) = inbox.get(at..at + length) else { return Ok(None) };
+    let frame = match first & 0x0f {
+        1 => Frame::Text(std::str::from_utf8(payload).map_err(|error| error.to_string())?.to_owned()),
+        8 if payload.is_empty() => Frame::Close(None, String::new()),
+        8 if payload.len() >= 2 => {
+            let code = u16::from_be_bytes([payload[0], payload[1]]);
+            Frame::Close(Some(code), String::from_utf8_lossy(&payload[2..]).into_owned())
+        }
+        9 => Frame::Ping(payload.to_vec()),
+        10 => Frame::Pong,
+        other => return Err(format!("no frame has opcode {other}")),
+    };
+    Ok(Some((frame, at + length)))
+}
+
+/// A client's frame: masked, as RFC 6455 section 5.3 wants it.
+pub fn frame(opcode: u8, payload: &[u8], mask: u32) -> Vec<u8> {
+    let mut bytes = vec![0x80 | opcode];
+    match payload.len() {
+        short @ 0..126 => bytes.push(0x80 | u8::try_from(short).unwrap()),
+        long => {
+            bytes.push(0x80 | 126);
+            bytes.extend_from_slice(&u16::try_from(long).unwrap().to_be_bytes());
+        }
+    }
+    let mask = mask.to_be_bytes();
+    bytes.extend_from_slice(&mask);
+    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes
+}
+
+/// The request that opens a WebSocket.
+pub fn upgrade(path: &str) -> Vec<u8> {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: exam\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    .into_bytes()
+}
