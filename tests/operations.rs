@@ -167,6 +167,8 @@ fn a_command_in_flight_at_sigterm_is_answered_and_the_answer_is_true() {
                 other => panic!("{other}: {}", response.text()),
             }
         }
+        // Nobody is left to wait for.
+        drop(clients);
         assert!(end.join().unwrap().0.success());
         assert_checkpointed(&data);
         let kept = Daemon::on(&data, &[]).get("/timers").json().as_array().unwrap().len();

@@ -863,7 +863,10 @@ fn a_client_that_does_not_read_is_closed_and_the_others_miss_nothing() {
                 let done = &done;
                 scope.spawn(move || {
                     let mut extended = 0;
+                    let begun = Instant::now();
                     loop {
+                        // When the test has failed, nobody else ends this.
+                        assert!(begun.elapsed() < 6 * PATIENCE, "the timer is never stopped");
                         let message = socket.recv();
                         match message["type"].as_str().unwrap() {
                             "timer_extended" => extended += 1,
@@ -888,7 +891,8 @@ fn a_client_that_does_not_read_is_closed_and_the_others_miss_nothing() {
             assert!(!response.text().contains("false"), "{}", response.text());
             sent += 100;
         }
-        // Now it reads: what was queued before, then why it must go.
+        // Now it reads, and fast: what was queued before, then why it must go.
+        sockopt::set_socket_recv_buffer_size(&slow.stream, 8 << 20).unwrap();
         assert!(slow.head().contains(ACCEPT));
         assert_eq!(slow.expect_close().0, 1013);
         let timer = daemon.timer(&id);

@@ -361,17 +361,13 @@ impl Api {
             Ok(command) => command,
             Err(found) => return now(faults(&found)),
         };
-        let expected = match IfMatch::read(head) {
-            Ok(expected) => expected,
-            Err(text) => return now(error_text(400, text)),
-        };
         if let Some(why) = world.degraded {
             return now(unavailable(why));
         }
         if world.engine.fx.gathered() >= BATCH_RECORDS_MAX {
             return now(unavailable("Too many changes at once: nothing was changed"));
         }
-        let Done { response, hold, changed } = self.carry_out(command, id, &expected, actor, world);
+        let Done { response, hold, changed } = self.carry_out(command, id, head, actor, world);
         if let Some(stub) = stub.filter(|_| changed) {
             let kept = response.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
             let body = response.body.as_bytes().into();
@@ -381,18 +377,12 @@ impl Api {
         Outcome::Answer(response, hold)
     }
 
-    fn carry_out(
-        &self,
-        command: Command,
-        id: &str,
-        expected: &IfMatch,
-        actor: &Actor,
-        world: &mut World<'_>,
-    ) -> Done {
+    fn carry_out(&self, command: Command, id: &str, head: &Head, actor: &Actor, world: &mut World<'_>) -> Done {
         let now = world.now;
         let Engine { timers: all, fx, .. } = &mut *world.engine;
         let second = all.second();
-        let matches = |revision| expected.admits(revision);
+        let expected = IfMatch::read(head);
+        let matches = |revision| expected.as_ref().is_ok_and(|expected| expected.admits(revision));
         let single = |verdict: Verdict, status| {
             let response = match &verdict.outcome {
                 Ok(_) if status == 204 => answer::no_content(),
@@ -414,6 +404,15 @@ impl Api {
                     done.response = done.response.with("Location", location);
                 }
                 done
+            }
+            Command::Control(_) | Command::Delete if let Err(malformed) = expected => {
+                // Existence goes before what is wrong with the precondition.
+                let found = all.judge(now, id, &|_| true, fx);
+                let response = match found.outcome {
+                    Ok(_) => error_text(400, malformed),
+                    Err(refusal) => timers::refused(&refusal),
+                };
+                Done { response, hold: found.hold, changed: false }
             }
             Command::Control(Some(action)) => single(all.control(now, id, action, &matches, actor, fx), 200),
             Command::Control(None) => {
