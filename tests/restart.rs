@@ -332,7 +332,7 @@ impl Worker {
         let known: Vec<&String> = book
             .alive
             .iter()
-            .filter(|(_, timer)| !timer.id.is_empty() && !(timer.fleeting && timer.state == "running"))
+            .filter(|(_, timer)| !timer.id.is_empty() && (!timer.fleeting || timer.state != "running"))
             .map(|(name, _)| name)
             .collect();
         let full = book.alive.len() >= TIMERS_OF_A_WORKER;
@@ -360,7 +360,7 @@ impl Worker {
                 actions.extend(full.then_some("delete"));
                 What::Bulk {
                     names: names.into_iter().collect(),
-                    action: *dice.pick::<&'static str>(&actions),
+                    action: dice.pick::<&'static str>(&actions),
                     seconds,
                 }
             }

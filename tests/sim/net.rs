@@ -181,7 +181,7 @@ impl Net {
                 continue;
             }
             let mut pieces = if line.pace.pieces == 1 { 1 } else { rng.range(1, line.pace.pieces) };
-            while pieces > 0 && line.read < line.sent.len() && hub.wants_input(index) {
+            while pieces > 0 && line.read < line.sent.len() && hub.has_time() && hub.wants_input(index) {
                 let rest = line.sent.len() - line.read;
                 let piece = match line.pace.piece {
                     usize::MAX => rest,

@@ -132,6 +132,7 @@ impl World {
         self.net.accept(now, &mut self.hub);
         witness.due(now);
         self.hub.advance(now);
+        self.hub.unpark(now);
         self.busy = self.net.read(now, &mut self.hub, &mut self.rng);
         for job in self.hub.take_jobs(now) {
             if let Job::Write(batch) = &job {

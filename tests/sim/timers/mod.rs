@@ -129,6 +129,8 @@ enum Manner {
     Lively,
     /// Reads little and seldom.
     Slow,
+    /// Reads nothing until the exam is over.
+    Asleep,
     /// Breaks the rules of conversation.
     Rude,
     /// Opens a socket and is gone.
@@ -236,7 +238,7 @@ impl Exam {
     fn instruct(&mut self, world: &mut World) {
         if self.desks.len() < self.plan.desks || self.rng.percent(2) {
             let whole = self.rng.percent(60);
-            let pace = if whole { Pace::WHOLE } else { Pace { piece: self.rng.pick(&[1, 1, 7, 300]), pieces: 400 } };
+            let pace = if whole { Pace::WHOLE } else { self.dribble() };
             let capacity = if self.rng.percent(85) { usize::MAX } else { self.rng.pick(&[1, 100, 4000]) };
             let line = world.net.connect(pace, capacity);
             self.lines_opened += 1;
@@ -256,6 +258,11 @@ impl Exam {
             let request = self.request(world.now);
             self.ask(world, at, request);
         }
+    }
+
+    /// Bytes in pieces, now and then so few that patience ends.
+    fn dribble(&mut self) -> Pace {
+        Pace { piece: self.rng.pick(&[1, 1, 7, 300]), pieces: self.rng.pick(&[2, 400, 400, 400]) }
     }
 
     fn ask(&mut self, world: &mut World, at: usize, mut request: Request) {
@@ -504,7 +511,8 @@ impl Exam {
         }
         let manner = match self.rng.below(100) {
             0..40 => Manner::Lively,
-            40..75 => Manner::Slow,
+            40..60 => Manner::Slow,
+            60..75 => Manner::Asleep,
             75..90 => Manner::Rude,
             _ => Manner::Ghost,
         };
@@ -520,6 +528,7 @@ impl Exam {
         let capacity = match manner {
             Manner::Faithful | Manner::Lively | Manner::Rude => usize::MAX,
             Manner::Slow => self.rng.pick(&[1, 13, 60, 700, 5_000]),
+            Manner::Asleep => self.rng.pick(&[300, 2_000]),
             Manner::Ghost => self.rng.pick(&[0, 100, 10_000]),
         };
         let line = world.net.connect(pace, capacity);
@@ -591,7 +600,12 @@ impl Exam {
                     _ => world.net.send_from(line, &peer::frame(1, b"nonsense", mask)),
                 }
             }
-            (Manner::Ghost, _) => {}
+            (Manner::Ghost | Manner::Asleep, _) => {
+                // Its browser is there and answers for it, though nobody reads.
+                if seat.manner == Manner::Asleep {
+                    world.net.send_from(line, &peer::frame(10, b"", mask));
+                }
+            }
         }
     }
 
@@ -994,12 +1008,16 @@ impl Exam {
             let excused = seat.gone
                 || seat.sins > 0
                 || seat.closed.is_some()
-                || matches!(seat.manner, Manner::Ghost | Manner::Slow);
+                || matches!(seat.manner, Manner::Ghost | Manner::Slow | Manner::Asleep);
             if !excused {
                 violated("nobody who behaves is dropped", &format!("{seat:?}"));
             }
+            let is_dropped = is_short && seat.closed.is_none() && !seat.gone;
             world.net.forget(seat.line);
             self.seats.swap_remove(at);
+            if is_dropped {
+                self.count("dropped: slow");
+            }
             return;
         }
         world.net.line(seat.line).inbox = inbox;
@@ -1031,9 +1049,10 @@ impl Exam {
                 violated("nobody is left in silence", &format!("{seat:?}"));
             }
         }
-        if seat.manner == Manner::Ghost || seat.manner == Manner::Slow {
+        if matches!(seat.manner, Manner::Ghost | Manner::Slow | Manner::Asleep) {
             let silence = u64::try_from(PEER_SILENCE_MAX.as_nanos()).unwrap();
-            if seat.heard_at + silence < previous && world.net.line(seat.line).delivered >= seat.request {
+            let is_dead = seat.manner == Manner::Ghost;
+            if is_dead && seat.heard_at + silence < previous && world.net.line(seat.line).delivered >= seat.request {
                 violated("whoever is silent for too long is dropped", &format!("{seat:?}, now {now}"));
             }
             if let Some(cursor) = seat.cursor.filter(|cursor| noun.log.len() - cursor > OUTBOX_FRAMES_MAX) {
@@ -1061,7 +1080,7 @@ impl Exam {
                 return;
             }
             Frame::Pong => return,
-            Frame::Close(code, reason) => return self.hear_close(world, at, code, &reason),
+            Frame::Close(code, reason) => return self.hear_close(world, at, code, &reason, is_short),
             Frame::Text(text) => text,
         };
         *self.tally.entry("messages").or_default() += 1;
@@ -1147,7 +1166,7 @@ impl Exam {
         }
     }
 
-    fn hear_close(&mut self, world: &mut World, at: usize, code: Option<u16>, reason: &str) {
+    fn hear_close(&mut self, world: &mut World, at: usize, code: Option<u16>, reason: &str, is_short: bool) {
         let now = world.now;
         let id = self.seats[at].id.clone();
         let outlived = self.model.may_be_outlived(now, &id);
@@ -1161,7 +1180,7 @@ impl Exam {
             Some(4000) => noun.shown.is_none() || outlived,
             Some(4004) => !seat.greeted && (noun.showed(0, since) || outlived),
             Some(4029) => !seat.greeted && there < 100,
-            Some(1013) => seat.manner == Manner::Slow || seat.manner == Manner::Ghost,
+            Some(1013) => is_short,
             Some(1002 | 1003 | 1007 | 1008 | 1009) => seat.sins > 0,
             Some(1000) | None => seat.gone || seat.sins > 0,
             _ => false,
