@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use crate::clock::{Mono, Now, WallMs};
+use crate::limits::WALL_STEP_MIN;
 
 /// How long one second of a countdown lasts in real time: one second, unless a load test asks for shorter ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,17 @@ impl Deadline {
     /// The instant `left` after now. The wall time is rounded up to its millisecond: never early after a reboot.
     pub fn after(now: Now, left: Duration) -> Self {
         Deadline { mono: now.mono + left, wall: now.wall + ceil_ms(left) }
+    }
+
+    /// The same instant, with another name if the clocks at `then`, of the same boot, gave it one that differs by a
+    /// step of the wall clock.
+    pub fn named_by(self, then: Now) -> Self {
+        let wall = match self.mono >= then.mono {
+            true => then.wall + ceil_ms(self.mono.since(then.mono)),
+            false => then.wall_at(self.mono),
+        };
+        let off = Duration::from_millis(self.wall.ms().abs_diff(wall.ms()));
+        if off < WALL_STEP_MIN { self } else { Deadline { wall, ..self } }
     }
 }
 

@@ -624,6 +624,8 @@ impl Timers {
         if !pending && let Some(timer) = slot.staged.shown_mut() {
             if let Some(at) = timer.start_at.filter(|at| *at <= now.wall) {
                 timer.start_as_scheduled(now, at);
+                // Its end is named after the instant that was set, whatever the clock has done since.
+                slot.misnamed = false;
                 fx.follow(Record::History(timer.entry(at, history::Action::Started, &self.scheduler, second, now)));
                 fx.follow(Record::Timer(timer.clone()));
                 fx.announce(topic, effects::Message::Timer(Message::Started(timer.reading(now, second))));
@@ -735,7 +737,11 @@ impl Timers {
         let away = if image.same_boot { now.mono.since(alive.mono) } else { now.wall.since(alive.wall) };
         self.serial = image.serial;
         for mut timer in image.timers {
-            if let Some(ends) = timer.countdown.ends() {
+            if let Some(stored) = timer.countdown.ends() {
+                // A batch written after a step of the wall clock may tell of an end that had not got its new name yet.
+                // The boot times in it and in the sign of life are of one boot, and know better.
+                let ends = stored.named_by(alive);
+                timer.countdown = Countdown::Running { ends };
                 let left = match image.same_boot {
                     true => ends.mono.since(alive.mono),
                     false => ends.wall.since(alive.wall),
@@ -757,6 +763,8 @@ impl Timers {
                     // has gone back: then the time away counts as none, and the end gets a new name.
                     let wall = if now.wall >= alive.wall { ends.wall } else { Deadline::after(now, left_now).wall };
                     timer.countdown = Countdown::Running { ends: Deadline { mono: now.mono + left_now, wall } };
+                    fx.follow(Record::Timer(timer.clone()));
+                } else if ends != stored {
                     fx.follow(Record::Timer(timer.clone()));
                 }
             }
