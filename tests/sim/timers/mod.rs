@@ -458,7 +458,13 @@ impl Exam {
             6 => ("PUT", format!("/timers/{id}"), String::new(), "{}", &[405]),
             7 => ("GET", "/nothing/here".into(), String::new(), "", &[404]),
             8 => ("GET", format!("/ws/{id}"), String::new(), "", &[426]),
-            9 => ("POST", format!("/timers/{id}/control"), "If-Match: 2\r\n".into(), r#"{"action":"stop"}"#, &[400]),
+            9 => (
+                "POST",
+                format!("/timers/{id}/control"),
+                "If-Match: 2\r\n".into(),
+                r#"{"action":"stop"}"#,
+                &[400, 404, 503],
+            ),
             10 => {
                 let fields = "Content-Type: text/plain\r\n".into();
                 ("POST", "/timers".into(), fields, r#"{"duration_seconds":5}"#, &[415])
