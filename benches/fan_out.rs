@@ -98,7 +98,7 @@ fn bench() -> Outcome<()> {
     let cores = Cores::choose()?;
     let room = usize::try_from(rig::raise_descriptor_limit()?.saturating_sub(DESCRIPTORS_APART))?;
     say(&rig::machine(cores));
-    let turns = ((seconds / TURN_S_MIN) as usize).clamp(1, TURNS);
+    let turns = (1..=TURNS).rev().find(|turns| seconds / *turns as f64 >= TURN_S_MIN).unwrap_or(1);
     say(&format!("{seconds} s of each server at each size, in {turns} turns; medians, ratios of neighbouring turns"));
     let many = if rig::is_trial() { Size { clients: 400, first: 100, second_ms: 190 } } else { MANY };
     let few = if rig::is_trial() { Size { clients: 100, first: 100, second_ms: 100 } } else { FEW };
@@ -264,8 +264,9 @@ impl Counts {
     fn spread_ms(&self, part: f64) -> f64 {
         let mut sorted = self.spreads_us.clone();
         sorted.sort_by(f64::total_cmp);
-        let at = (sorted.len() as f64 * part) as usize;
-        sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(0.0) / 1000.0
+        // The first that so large a part of all lies below.
+        let at = (0..sorted.len()).find(|at| (*at + 1) as f64 >= sorted.len() as f64 * part);
+        at.and_then(|at| sorted.get(at)).copied().unwrap_or(0.0) / 1000.0
     }
 }
 

@@ -237,8 +237,8 @@ impl Config {
 /// timerd keeps the clock of exam rooms: countdowns that the server owns, controlled over REST and followed over
 /// WebSocket.
 ///
-/// Without a command it serves: in the foreground, logging to stderr, until SIGTERM or Ctrl-C. SIGHUP reloads the
-/// keys. Every option can be given as a variable, too; the option wins.
+/// Without a command it serves: in the foreground, logging to stderr, until SIGTERM or Ctrl-C. SIGHUP reloads
+/// keys and log level. Every option can be given as a variable, too; the option wins.
 #[derive(Parser)]
 #[command(
     name = "timerd",

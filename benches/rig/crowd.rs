@@ -272,7 +272,7 @@ impl Crowd {
                     Err(error) => return Err(format!("client {next} cannot connect: {error}").into()),
                 }
                 next += 1;
-                if next % 32 == 0 {
+                if next.is_multiple_of(32) {
                     break;
                 }
             }
@@ -306,7 +306,7 @@ impl Crowd {
             if self.seats[index].stage == Stage::Open {
                 self.seats[index].stage = Stage::Spoke;
                 send(&self.seats[index].socket, PING, SendFlags::NOSIGNAL)?;
-                if index % 32 == 0 {
+                if index.is_multiple_of(32) {
                     self.look()?;
                 }
             }

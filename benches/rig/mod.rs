@@ -143,11 +143,12 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the built binary on a free port of 127.0.0.1, with further flags; it says warnings only.
+    /// Starts the built binary (`TIMERD_BENCH_BINARY`: another one, to compare builds) on a free port of 127.0.0.1, with further flags; it says warnings only.
     pub fn start(flags: &[&str], core: usize) -> Outcome<Self> {
         // A quiet daemon does not say its port, so it is given one that was free a moment ago.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_timerd"));
+        let built = env!("CARGO_BIN_EXE_timerd").into();
+        let mut command = Command::new(std::env::var_os("TIMERD_BENCH_BINARY").unwrap_or(built));
         command.env_clear().args(["--log-level", "warn", "--listen", &address.to_string()]).args(flags);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut child = spawn_pinned(&mut command, core)?;

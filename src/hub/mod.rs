@@ -100,7 +100,10 @@ pub struct Hub {
     keep_history: Option<Duration>,
     stopping: bool,
     date: Date,
+    /// The announcement being encoded.
     text: String,
+    /// Several small frames, copied together to be sent by one call.
+    gathered: Vec<u8>,
 }
 
 impl Hub {
@@ -129,6 +132,7 @@ impl Hub {
             stopping: false,
             date: Date::default(),
             text: String::new(),
+            gathered: Vec::new(),
         };
         let found = hub.engine.restore(now, image);
         hub.engine.fx.deadlines.arm(now.mono, Due::Heartbeat);
@@ -363,6 +367,9 @@ impl Hub {
             while !conn.outbox.is_empty() {
                 let (offered, sent) = match conn.outbox.only() {
                     Some(bytes) => (bytes.len(), sockets.send(index, bytes)),
+                    None if conn.outbox.gather(&mut self.gathered) => {
+                        (self.gathered.len(), sockets.send(index, &self.gathered))
+                    }
                     None => {
                         let slices = conn.outbox.slices();
                         (slices.iter().map(|slice| slice.len()).sum(), sockets.send_vectored(index, &slices))

@@ -49,6 +49,9 @@ pub struct Disk {
     /// The last durable batch.
     pub batch: u64,
     alive: Option<Now>,
+    /// In which boot that was written, and which one this is.
+    alive_boot: u64,
+    boot: u64,
     serial: u32,
     in_hand: Option<(u64, Batch, Fate)>,
     questions: VecDeque<(u64, u64, Query)>,
@@ -71,6 +74,8 @@ impl Disk {
             replay_order: Vec::new(),
             batch: 0,
             alive: None,
+            alive_boot: 0,
+            boot: 0,
             serial: 0,
             in_hand: None,
             questions: VecDeque::new(),
@@ -156,8 +161,8 @@ impl Disk {
         [said, write, answer].into_iter().flatten().min()
     }
 
-    /// The power goes: what is in hand is on the disk wholly, or not at all. Returns what start-up will find.
-    pub fn crash(&mut self, same_boot: bool, rng: &mut Rng) -> Image {
+    /// The daemon ends, and with `reboot` the machine with it: what is in hand is on the disk wholly, or not at all. Returns what start-up will find.
+    pub fn crash(&mut self, reboot: bool, rng: &mut Rng) -> Image {
         if let Some((_, batch, Fate::Commit)) = self.in_hand.take()
             && rng.percent(50)
         {
@@ -168,10 +173,11 @@ impl Disk {
         self.said.clear();
         self.ill = false;
         self.failed = 0;
+        self.boot += u64::from(reboot);
         Image {
             batch: self.batch,
             alive: self.alive,
-            same_boot,
+            same_boot: self.alive_boot == self.boot,
             serial: self.serial,
             timers: self.timers.values().cloned().collect(),
             replays: self.replay_order.iter().map(|key| self.replays[key].stub).collect(),
@@ -187,6 +193,7 @@ impl Disk {
         self.written += 1;
         self.batch = batch.number;
         self.alive = Some(batch.alive);
+        self.alive_boot = self.boot;
         for record in batch.follows.iter().chain(&batch.commands) {
             self.apply(record);
         }

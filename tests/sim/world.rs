@@ -76,7 +76,7 @@ impl World {
         let wall_at_boot_ns = 1_700_000_000_000_000_000 + i64::try_from(rng.below(1 << 50)).unwrap();
         let now = clocks(boot_ns, wall_at_boot_ns);
         let mut disk = Disk::new(whims);
-        let image = disk.crash(true, &mut rng);
+        let image = disk.crash(false, &mut rng);
         AT.set(now);
         let (hub, _) = Hub::new(now, settings(), image).unwrap();
         World {
@@ -153,7 +153,7 @@ impl World {
         self.restarts += 1;
         self.busy = false;
         self.net.cut();
-        let image = self.disk.crash(!reboot, &mut self.rng);
+        let image = self.disk.crash(reboot, &mut self.rng);
         let mono = self.now.mono.ns() + away_ns;
         if reboot {
             let boot_ns = self.rng.range(1_000_000_000, 40_000_000_000);

@@ -422,7 +422,7 @@ impl Model {
             }
         }
         let turns = self.turns.clone();
-        let before_step = self.turns_before_step;
+        let (before_step, is_stepped) = (self.turns_before_step, self.is_stepped);
         let noun = self.known(id);
         timer.inspect(|timer| noun.check_frame(timer));
         let base = noun.in_hand.clone().unwrap_or_else(|| noun.shown.clone());
@@ -431,7 +431,7 @@ impl Model {
         let mut tried = Vec::new();
         for (number, &turn) in turns.iter().enumerate().rev().filter(|(_, turn)| turn.wall.ms() == at) {
             match noun.work_out(turn, base.clone(), &entries) {
-                Ok((face, said)) if face == next || (noun.unsure && alike(&face, &next)) => {
+                Ok((face, said)) if face == next || (is_stepped && alike(&face, &next)) => {
                     noun.misnamed |= noun.unsure || number < before_step;
                     noun.to_say.extend(said);
                     noun.in_hand = Some(next);
@@ -731,6 +731,9 @@ impl Noun {
                         format!(r#"{{"type":"timer_warning","remaining_seconds":{left_s},"threshold":{threshold}}}"#);
                     self.say(text, false);
                 }
+            }
+            if left_s > face.duration_s {
+                violated("no more is left than a timer lasts", &format!("{self:?}"));
             }
             let elapsed = face.duration_s - left_s;
             let text = format!(r#"{{"type":"timer_tick","remaining_seconds":{left_s},"elapsed_seconds":{elapsed}}}"#);
