@@ -145,6 +145,8 @@ pub const WORK_PER_TURN: u32 = 1_024;
 pub const FLUSHES_PER_TURN: usize = 2_048;
 /// Bytes written in one turn.
 pub const WRITE_BYTES_PER_TURN: usize = 16 << 20;
+/// Connections with something to send from which on a turn takes no more deadlines: they fit into a core's cache.
+pub const BURST_PER_TURN: usize = 512;
 /// Deadlines taken from the heap in one turn.
 pub const DEADLINES_PER_TURN: usize = 4_096;
 /// Alarms in the heap that are known to be stale, beyond a few for each timer and connection, before it is swept.

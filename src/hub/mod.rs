@@ -94,6 +94,8 @@ pub struct Hub {
     /// Requests and messages that this turn has time for.
     work_left: u32,
     dead: Vec<u32>,
+    /// Deadlines that have come due are left for the next turn.
+    late: bool,
     unfinished_bytes: usize,
     unsent_bytes: usize,
     connections_max: usize,
@@ -125,6 +127,7 @@ impl Hub {
             parked: VecDeque::new(),
             work_left: WORK_PER_TURN,
             dead: Vec::new(),
+            late: false,
             unfinished_bytes: 0,
             unsent_bytes: 0,
             connections_max: settings.connections_max,
@@ -179,15 +182,22 @@ impl Hub {
 
     /// Lets what has come due happen. Returns whether some of it is left for the next turn.
     pub fn advance(&mut self, now: Now) -> bool {
+        self.late = true;
         for _ in 0..DEADLINES_PER_TURN {
+            // What has just been written to is sent while the cache still holds it, and the first of a burst need not
+            // wait until the last have been reached.
+            if self.dirty.len() >= BURST_PER_TURN {
+                break;
+            }
             let Some((at, due)) = self.engine.fx.deadlines.pop(now.mono) else {
-                self.publish(now);
-                return false;
+                self.late = false;
+                break;
             };
             match due {
                 Due::Timer(sleeper) => {
                     self.metrics.deadline_lateness.observe(now.mono.since(at).as_secs_f64());
                     self.engine.timers.wake(now, sleeper, &mut self.engine.fx);
+                    self.publish(now);
                 }
                 Due::Connection(sleeper) => self.wake(now, at, sleeper),
                 Due::Heartbeat => {
@@ -207,12 +217,12 @@ impl Hub {
             }
         }
         self.publish(now);
-        true
+        self.late
     }
 
     /// Something was cut short and can go on at once.
     pub fn has_backlog(&self) -> bool {
-        !self.dirty.is_empty() || !self.parked.is_empty()
+        self.late || !self.dirty.is_empty() || !self.parked.is_empty()
     }
 
     /// Goes on with the input that an earlier turn had no time for, before any new is read.
@@ -530,7 +540,7 @@ impl Hub {
         let Some(conn) = self.conns.get(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
         let patience = match &conn.protocol {
             Protocol::Http(http) => http.patience(!conn.outbox.is_empty()),
-            Protocol::Socket(socket) => Some(socket.patience()),
+            Protocol::Socket(socket) => Some(socket.patience(conn.told)),
         };
         if let Some(due) = patience.filter(|due| *due < conn.alarm) {
             self.set_alarm(index, due);

@@ -9,7 +9,7 @@ use crate::domain::Engine;
 use crate::domain::effects::{Announcement, Message as Said, Topic};
 use crate::domain::timers::Message as TimerSaid;
 use crate::hub::Hub;
-use crate::hub::conn::{Listens, Phase, Protocol};
+use crate::hub::conn::{Listens, Phase};
 use crate::hub::outbox::{Frame, Shared};
 use crate::limits::{KEEPALIVE_AFTER, MESSAGE_AGE_MAX, PEER_SILENCE_MAX, PING_EVERY};
 use crate::wire::ws::{self, Message};
@@ -114,8 +114,7 @@ impl Hub {
         let mut frames = 0;
         for index in audience.round() {
             let Some(conn) = self.conns.get_mut(index as usize) else { continue };
-            let Protocol::Socket(socket) = &mut conn.protocol else { continue };
-            socket.told = now.mono;
+            conn.told = now.mono;
             frames += 1;
             match conn.outbox.push(&frame) {
                 Ok(replaced) => gave_way += u64::from(replaced),
@@ -149,11 +148,8 @@ impl Hub {
     /// Tells one client something in text.
     fn tell(&mut self, now: Now, index: u32, frame: &Shared) {
         let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
-        let pushed = conn.outbox.push(frame);
-        if let Some(socket) = conn.socket() {
-            socket.told = now.mono;
-        }
-        match pushed {
+        conn.told = now.mono;
+        match conn.outbox.push(frame) {
             Ok(_) => self.mark(index),
             Err(_) => self.close_slow(now, index),
         }
@@ -209,7 +205,9 @@ impl Hub {
 
     /// A silent socket's alarm: something must be said, or enough is enough.
     pub(super) fn nudge(&mut self, now: Now, index: u32) {
-        let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) else { return };
+        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        let told = conn.told;
+        let Some(socket) = conn.socket() else { return };
         let due = |since: crate::clock::Mono, span| since + span <= now.mono;
         if due(socket.heard, PEER_SILENCE_MAX) {
             self.metrics.connections_shed.inc();
@@ -219,7 +217,7 @@ impl Hub {
             self.metrics.connections_shed.inc();
             return self.close_socket(now, index, 1008, "Message not finished in time");
         }
-        let (told, listens) = (socket.told, socket.listens);
+        let listens = socket.listens;
         if due(socket.pinged, PING_EVERY) {
             socket.pinged = now.mono;
             self.tell_control(now, index, ws::ping_frame(b""));
@@ -244,8 +242,8 @@ impl Hub {
         match keepalive {
             Some(text) => self.tell(now, index, &Frame::lasting(ws::text_frame(&text))),
             None => {
-                if let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) {
-                    socket.told = now.mono;
+                if let Some(conn) = self.conns.get_mut(index as usize) {
+                    conn.told = now.mono;
                 }
             }
         }

@@ -120,9 +120,10 @@ impl Net {
         self.lines[line].reset = true;
     }
 
-    /// The client's kernel takes whatever comes, from now on.
+    /// The line is a good one from now on: the client's kernel takes whatever comes, what it sends comes at once.
     pub fn widen(&mut self, line: usize) {
         self.lines[line].capacity = usize::MAX;
+        self.lines[line].pace = Pace::WHOLE;
     }
 
     /// The client reads: its kernel's buffer has room again.

@@ -156,6 +156,8 @@ struct Seat {
     syncs: u64,
     sins: u32,
     closed: Option<u16>,
+    /// Since when more waits for it than an outbox holds.
+    over_since: Option<u64>,
     gone: bool,
 }
 
@@ -289,9 +291,12 @@ impl Exam {
         let create = held < self.plan.timers && self.rng.percent(if held * 2 < self.plan.timers { 60 } else { 25 });
         let id = self.some_id();
         let (Some(id), false) = (id, create) else { return self.creation(now) };
-        match self.rng.below(100) {
+        let is_pestered = self.storm_id.as_ref() == Some(&id);
+        match self.rng.below(if is_pestered { 55 } else { 100 }) {
             0..55 => {
                 let action = match &self.model.nouns[&id].shown {
+                    // For ever.
+                    Some(_) if is_pestered => self.rng.pick(&["start", "pause", "resume", "extend", "extend"]),
                     // Mostly what makes sense.
                     Some(face) if self.rng.percent(80) => match face.state {
                         State::Created => self.rng.pick(&["start", "start", "start", "extend", "stop"]),
@@ -319,6 +324,7 @@ impl Exam {
             55..67 => {
                 let count = if self.rng.percent(90) { self.rng.range(0, 8) } else { self.rng.range(20, 80) };
                 let mut ids: Vec<String> = (0..count).filter_map(|_| self.some_id()).collect();
+                ids.retain(|id| self.storm_id.as_ref() != Some(id));
                 if self.rng.percent(10) {
                     ids.push("timer_nobody".to_owned());
                 }
@@ -458,7 +464,13 @@ impl Exam {
             6 => ("PUT", format!("/timers/{id}"), String::new(), "{}", &[405]),
             7 => ("GET", "/nothing/here".into(), String::new(), "", &[404]),
             8 => ("GET", format!("/ws/{id}"), String::new(), "", &[426]),
-            9 => ("POST", format!("/timers/{id}/control"), "If-Match: 2\r\n".into(), r#"{"action":"stop"}"#, &[400]),
+            9 => (
+                "POST",
+                format!("/timers/{id}/control"),
+                "If-Match: 2\r\n".into(),
+                r#"{"action":"stop"}"#,
+                &[400, 404, 503],
+            ),
             10 => {
                 let fields = "Content-Type: text/plain\r\n".into();
                 ("POST", "/timers".into(), fields, r#"{"duration_seconds":5}"#, &[415])
@@ -552,6 +564,7 @@ impl Exam {
             syncs: 0,
             sins: 0,
             closed: None,
+            over_since: None,
             gone: false,
         });
         self.count("sockets");
@@ -1055,13 +1068,19 @@ impl Exam {
             if is_dead && seat.heard_at + silence < previous && world.net.line(seat.line).delivered >= seat.request {
                 violated("whoever is silent for too long is dropped", &format!("{seat:?}, now {now}"));
             }
-            if let Some(cursor) = seat.cursor.filter(|cursor| noun.log.len() - cursor > OUTBOX_FRAMES_MAX) {
-                let waiting = noun.log[cursor..].iter().filter(|said| !said.is_tick);
-                let bytes: usize = waiting.clone().map(|said| said.text.len()).sum();
-                let (frames, bytes_max) = (OUTBOX_FRAMES_MAX + 4, OUTBOX_BYTES_MAX + 200);
-                if waiting.count() > frames || bytes > bytes_max {
-                    violated("an outbox is bounded", &format!("{bytes} bytes wait for {seat:?}"));
-                }
+            let waiting = seat.cursor.map_or(&[][..], |cursor| &noun.log[cursor..]);
+            let is_over = waiting.len() > OUTBOX_FRAMES_MAX && {
+                let lasting = waiting.iter().filter(|said| !said.is_tick);
+                let bytes: usize = lasting.clone().map(|said| said.text.len()).sum();
+                lasting.count() > OUTBOX_FRAMES_MAX + 4 || bytes > OUTBOX_BYTES_MAX
+            };
+            // Whoever is sent away for that has a moment to hear it.
+            let since = *seat.over_since.get_or_insert(now);
+            let patience = u64::try_from(2 * LINGER_MAX.as_nanos()).unwrap();
+            if !is_over {
+                seat.over_since = None;
+            } else if since + patience < previous {
+                violated("an outbox is bounded", &format!("{} messages wait for {seat:?}", waiting.len()));
             }
         }
     }
@@ -1124,7 +1143,8 @@ impl Exam {
             "keepalive" => {
                 let shown = noun.shown.as_ref().map(|face| face.shown_s(now));
                 let left = shown.map(|left| format!(r#"{{"type":"keepalive","remaining_seconds":{left}}}"#));
-                if !is_short && !in_fog && left.as_deref() != Some(&text) {
+                let is_gone = noun.shown.is_none();
+                if !is_short && !in_fog && !is_gone && left.as_deref() != Some(&text) {
                     violated("a keepalive is true", &format!("{text}: {noun:?}"));
                 }
             }

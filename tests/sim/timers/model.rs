@@ -176,6 +176,10 @@ pub struct Noun {
     pub fog_turn: u64,
     /// Unanswered requests that may be changing it.
     pub asked: u32,
+    /// What was told last is not known: it came about in the fog.
+    told_unsure: bool,
+    /// It started so late that it had ended by then, under a name that no clock gives.
+    late_start: bool,
     /// The wall clock was stepped, and its end must get another name.
     misnamed: bool,
     /// It gave its place back, and the entry of that is to come.
@@ -341,6 +345,7 @@ impl Model {
                 } else {
                     let mut expected = noun.follows.pop_front();
                     if is_stepped
+                        && !noun.late_start
                         && let Some(Follow { revision, action: "expired", at }) = &mut expected
                         && (told.at == noun.first_name(*revision) || noun.named_by(&turns, *revision, told.at))
                     {
@@ -374,6 +379,7 @@ impl Model {
                         noun.faces.insert(face.revision, face.clone());
                         noun.shown_since.push((turn, face.revision));
                         noun.told_s = noun.told_s.min(face.shown_s(now));
+                        noun.told_unsure = true;
                         noun.shown = Some(face);
                     }
                     None => violated("what is stored is what is shown", &format!("{face:?} of {noun:?}")),
@@ -413,6 +419,8 @@ impl Model {
                 fog: false,
                 fog_turn: 0,
                 asked: 0,
+                told_unsure: false,
+                late_start: false,
                 misnamed: false,
                 given_back: false,
                 unsure: false,
@@ -525,6 +533,8 @@ impl Model {
         };
         for noun in self.nouns.values_mut() {
             noun.forget();
+            // Whoever is not in the image is not there.
+            noun.shown_since.push((turn, 0));
         }
         for timer in &image.timers {
             let mut face = Face::of(timer);
@@ -546,6 +556,8 @@ impl Model {
                 fog: false,
                 fog_turn: 0,
                 asked: 0,
+                told_unsure: false,
+                late_start: false,
                 misnamed: false,
                 given_back: false,
                 unsure: false,
@@ -580,7 +592,7 @@ impl Model {
                     face.left = Left::Until(now.mono.ns() + left_now, named);
                 }
             }
-            (noun.misnamed, noun.unsure) = (false, false);
+            (noun.misnamed, noun.unsure, noun.told_unsure, noun.late_start) = (false, false, false, false);
             noun.told_s = face.shown_s(now);
             noun.show(Some(face), turn);
             self.expired += noun.settle(now, turn);
@@ -707,6 +719,7 @@ impl Noun {
             let at = face.start_at.unwrap();
             face.run_since(now, at);
             self.misnamed = false;
+            self.late_start = face.is_over(now);
             self.follows.push_back(Follow { revision: face.revision, action: "started", at });
             self.say(exact("timer_started", "", &face, now), false);
             self.show(Some(face.clone()), turn);
@@ -741,6 +754,9 @@ impl Noun {
             self.told_s = left_s;
         }
         if over && !pending {
+            if std::mem::take(&mut self.told_unsure) {
+                self.fog_turn = turn;
+            }
             let Left::Until(_, at) = face.left else { unreachable!() };
             face.expire();
             self.follows.push_back(Follow { revision: face.revision, action: "expired", at });
