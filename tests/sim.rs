@@ -96,7 +96,7 @@ fn play(seed: u64) -> Tally {
     let mut world = World::new(Rng::new(seed ^ 0xd15c), whims, Box::new(settings));
     let mut played_ns = 0;
     let mut deeds_ns = 0;
-    let mut soon = false;
+    let mut soon = None;
     while played_ns < length_s * SECOND_NS {
         let before = world.now.mono.ns();
         let deed = before + rng.below(2 * SECOND_NS / plan.deeds_per_s);
@@ -122,11 +122,12 @@ fn play(seed: u64) -> Tally {
         if chance(&mut rng, wall_steps) {
             let by_ms = rng.pick(&[25, 900, 61_000, 3_600_000]);
             world.step_wall(if rng.percent(50) { by_ms } else { -by_ms });
-            soon = crashes > 0 && rng.percent(50);
+            soon = (crashes > 0 && rng.percent(50)).then_some(world.disk.written);
         }
         // Often while what a step of the clock brings about is on its way to the disk.
-        if chance(&mut rng, crashes) || (soon && rng.percent(20)) {
-            soon = false;
+        if chance(&mut rng, crashes) || (soon.is_some_and(|written| written < world.disk.written) && rng.percent(30))
+        {
+            soon = None;
             let away_ns = rng.pick(&[1_000_000, 300_000_000, 4_000_000_000, 120_000_000_000]);
             let reboot = rng.percent(40);
             let off_ms = rng.pick(&[0, 0, 0, 500, -500, 5_000, -200_000]);

@@ -12,6 +12,7 @@ use timerd::domain::effects::{Batch, Record};
 use timerd::domain::history::Entry;
 use timerd::domain::replays::{Digest, Replay};
 use timerd::domain::timers::Timer;
+use timerd::limits::DISK_HANG_MAX;
 
 use crate::rng::Rng;
 use crate::world::violated;
@@ -54,6 +55,9 @@ pub struct Disk {
     boot: u64,
     serial: u32,
     in_hand: Option<(u64, Batch, Fate)>,
+    /// Since when, and whether somebody has waited too long for it.
+    given_ns: u64,
+    is_hung: bool,
     questions: VecDeque<(u64, u64, Query)>,
     said: VecDeque<Done>,
     ill: bool,
@@ -78,6 +82,8 @@ impl Disk {
             boot: 0,
             serial: 0,
             in_hand: None,
+            given_ns: 0,
+            is_hung: false,
             questions: VecDeque::new(),
             said: VecDeque::new(),
             ill: false,
@@ -106,6 +112,7 @@ impl Disk {
                 self.ill = rng.percent(if self.ill { self.whims.stuck } else { self.whims.failing });
                 let fate = if self.ill { Fate::Fail } else { Fate::Commit };
                 self.in_hand = Some((at, batch, fate));
+                (self.given_ns, self.is_hung) = (now.mono.ns(), false);
             }
             Job::Ask(ticket, query) => self.questions.push_back((at, ticket, query)),
             Job::Forget(_) | Job::Close => {}
@@ -114,7 +121,12 @@ impl Disk {
 
     /// Works until `now`; what it has to say then waits in [`Disk::take`].
     pub fn work(&mut self, now: Mono, rng: &mut Rng) {
-        if self.in_hand.as_ref().is_some_and(|(at, ..)| *at <= now.ns()) {
+        // Whoever gives up on the disk does so in a turn in which it has nothing to say: what is told in one that has
+        // both would depend on who else waited.
+        let hang_ns = u64::try_from(DISK_HANG_MAX.as_nanos()).unwrap();
+        let is_given_up = self.in_hand.is_some() && !self.is_hung && now.ns() >= self.given_ns + hang_ns;
+        self.is_hung |= is_given_up;
+        if !is_given_up && self.in_hand.as_ref().is_some_and(|(at, ..)| *at <= now.ns()) {
             let (_, batch, fate) = self.in_hand.take().unwrap();
             match fate {
                 Fate::Commit => {
@@ -161,7 +173,8 @@ impl Disk {
         [said, write, answer].into_iter().flatten().min()
     }
 
-    /// The daemon ends, and with `reboot` the machine with it: what is in hand is on the disk wholly, or not at all. Returns what start-up will find.
+    /// The daemon ends, and with `reboot` the machine with it: what is in hand is on the disk wholly, or not at all.
+    /// Returns what start-up will find.
     pub fn crash(&mut self, reboot: bool, rng: &mut Rng) -> Image {
         if let Some((_, batch, Fate::Commit)) = self.in_hand.take()
             && rng.percent(50)
