@@ -294,6 +294,8 @@ impl Http {
                 true
             }
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
+            // A read with a timeout is not taken up again after a signal (signal(7)).
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => self.read_more(),
             Err(error) => panic!("no answer: {error}"),
         }
     }
@@ -368,9 +370,10 @@ impl Socket {
     /// The next JSON message.
     pub fn recv(&mut self) -> Value {
         loop {
-            match self.inner.read().unwrap() {
-                Message::Text(text) => return serde_json::from_str(text.as_str()).unwrap(),
-                Message::Ping(_) | Message::Pong(_) => {}
+            match self.inner.read() {
+                Ok(Message::Text(text)) => return serde_json::from_str(text.as_str()).unwrap(),
+                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 other => panic!("{other:?}"),
             }
         }
