@@ -1221,6 +1221,24 @@ mod tests {
     }
 
     #[test]
+    fn a_step_that_meets_a_change_on_its_way_to_the_disk_moves_no_end() {
+        let mut room = Room::new();
+        let id = room.create(600, &[], Begin::Now);
+        let now = room.now();
+        assert_eq!(room.engine.observe(now), None);
+        // The record is made before the clock is set back an hour, the batch and its sign of life after.
+        room.act_pending(&id, Action::Extend { added_s: 60 }).outcome.unwrap();
+        room.wall_ms -= 3_600_000;
+        let now = room.now();
+        assert_eq!(room.engine.observe(now), Some(-3_600_000));
+        room.commit();
+        // The machine dies before the new name of the end is durable.
+        room.restart(10 * S, false);
+        assert_eq!(room.shown(&id).countdown.left(room.now()), Duration::from_secs(650));
+        assert_eq!(room.shown(&id).ends_at(), Some(WallMs::from_ms(EPOCH_MS - 3_600_000 + 660_000)));
+    }
+
+    #[test]
     fn frozen_time_is_given_back() {
         let mut room = Room::with(Outage::Freeze);
         let (long, short) = (room.create(60, &[], Begin::Now), room.create(5, &[], Begin::Now));

@@ -164,7 +164,8 @@ impl Hub {
         let Some(number) = self.enqueue_reply(index) else { return };
         self.end_after_this(index);
         let framing = Framing { version: http::Version::Http11, keep_alive: false, head_only: false };
-        let bytes = self.encode(now, framing, response);
+        let response = response.clone().with("Cache-Control", "no-store".to_owned());
+        let bytes = self.encode(now, framing, &response);
         self.release(now, id, number, bytes);
         self.end_if_last(now, index);
     }
