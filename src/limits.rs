@@ -101,8 +101,6 @@ pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 128;
 pub const REPLAYS_MAX: usize = 100_000;
 /// How long an answer is kept for replay.
 pub const REPLAY_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Levels of nesting that a JSON body may have: serde_json's own bound, restated.
-pub const JSON_DEPTH_MAX: usize = 128;
 
 // ---------------------------------------------------------------------------------------------------------------
 // WebSocket.
@@ -163,8 +161,6 @@ pub const DISK_JOBS_MAX: usize = 1_024;
 pub const QUERIES_MAX: usize = 512;
 /// Records of one batch; a command that would exceed it is answered 503.
 pub const BATCH_RECORDS_MAX: usize = 20_000;
-/// A slice of reading or deleting between two batches ends after this time.
-pub const SLICE_TIME_MAX: Duration = Duration::from_millis(2);
 /// A slice of reading or deleting between two batches ends after this many rows.
 pub const SLICE_ROWS_MAX: u32 = 500;
 /// A batch that has not come back after this time leaves its outcome unknown.
