@@ -22,6 +22,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::api::rates::{Rate, Rates};
 use crate::domain::timers::Outage;
 use crate::keys::{self, KeySource, Keys, Role};
 use crate::{limits, logging, watch};
@@ -70,6 +71,14 @@ pub struct Config {
     pub keep_finished: Option<Duration>,
     /// How long history is kept; none means forever.
     pub keep_history: Option<Duration>,
+    /// How long events are kept; none means forever.
+    pub keep_events: Option<Duration>,
+    /// How many events are kept; none means all.
+    pub keep_events_max: Option<u64>,
+    /// How often one address may call the events' routes.
+    pub rates: Rates,
+    /// Sockets of publishers and subscribers that one address may have open; none means any number.
+    pub sockets_per_address: Option<u32>,
     /// The least important level that is logged.
     pub log_level: log::LevelFilter,
     /// A file that goes before it.
@@ -219,6 +228,12 @@ impl Config {
             ("max-connections", self.connections_max.to_string()),
             ("keep-finished", keep_text(self.keep_finished)),
             ("keep-history", keep_text(self.keep_history)),
+            ("keep-events", keep_text(self.keep_events)),
+            ("keep-events-max", self.keep_events_max.map_or("all".into(), |most| most.to_string())),
+            ("rate-publish", self.rates.publish.to_string()),
+            ("rate-query", self.rates.query.to_string()),
+            ("rate-admin", self.rates.admin.to_string()),
+            ("ws-per-address", Most(self.sockets_per_address).to_string()),
             ("log-level", self.log_level.to_string().to_lowercase()),
             ("log-level-file", self.log_level_file.as_ref().map_or("none".into(), |file| file.display().to_string())),
             ("log-format", format!("{:?}", self.log_format).to_lowercase()),
@@ -321,6 +336,16 @@ struct Flags {
     #[arg(value_parser = keep, help_heading = "Store")]
     keep_history: Keep,
 
+    /// How long events are kept: 90d, or forever (units s, m, h, d, w)
+    #[arg(long, env = "TIMERD_KEEP_EVENTS", value_name = "DURATION", default_value = "forever")]
+    #[arg(value_parser = keep, help_heading = "Store")]
+    keep_events: Keep,
+
+    /// How many events are kept, the oldest go first [default: all]
+    #[arg(long, env = "TIMERD_KEEP_EVENTS_MAX", value_name = "N", help_heading = "Store")]
+    #[arg(value_parser = |text: &str| number(text, 1, u32::MAX))]
+    keep_events_max: Option<u32>,
+
     /// What a time without the daemon (crash, reboot) means for running timers
     ///
     /// run-on: the exam's clock went on. freeze: it counts as a pause.
@@ -363,6 +388,26 @@ struct Flags {
     #[arg(value_parser = |text: &str| number(text, 1, limits::CONNECTIONS_MAX_CEILING))]
     max_connections: u32,
 
+    /// How often one address may publish events over REST: 200/minute, 50/second, 1000/hour, or off
+    #[arg(long, env = "TIMERD_RATE_PUBLISH", value_name = "RATE", help_heading = "Limits")]
+    #[arg(default_value_t = Rates::default().publish, value_parser = Rate::from_str)]
+    rate_publish: Rate,
+
+    /// How often one address may read events and their figures
+    #[arg(long, env = "TIMERD_RATE_QUERY", value_name = "RATE", help_heading = "Limits")]
+    #[arg(default_value_t = Rates::default().query, value_parser = Rate::from_str)]
+    rate_query: Rate,
+
+    /// How often one address may delete events
+    #[arg(long, env = "TIMERD_RATE_ADMIN", value_name = "RATE", help_heading = "Limits")]
+    #[arg(default_value_t = Rates::default().admin, value_parser = Rate::from_str)]
+    rate_admin: Rate,
+
+    /// Sockets of publishers and subscribers that one address may have open, or off
+    #[arg(long, env = "TIMERD_WS_PER_ADDRESS", value_name = "N", help_heading = "Limits")]
+    #[arg(default_value_t = Most(Some(limits::EVENT_SOCKETS_PER_ADDRESS)), value_parser = most)]
+    ws_per_address: Most,
+
     /// Least important level that is logged
     #[arg(long, env = "TIMERD_LOG_LEVEL", value_name = "LEVEL", default_value = "info", help_heading = "Logging")]
     #[arg(value_parser = PossibleValuesParser::new(["error", "warn", "info", "debug", "trace"]).map(log_level))]
@@ -395,6 +440,27 @@ impl std::fmt::Display for Keep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&keep_text(self.0))
     }
+}
+
+/// At most so many; none means any number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Most(Option<u32>);
+
+impl std::fmt::Display for Most {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(most) => most.fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+fn most(text: &str) -> Result<Most, String> {
+    if text == "off" {
+        return Ok(Most(None));
+    }
+    let most = number(text, 1, limits::CONNECTIONS_MAX_CEILING);
+    most.map(|most| Most(Some(most))).map_err(|why| format!("{why}, or off"))
 }
 
 const KEEP_UNITS_S: [(char, u64); 5] = [('w', 604_800), ('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)];
@@ -601,6 +667,10 @@ fn config_of(flags: Flags, matches: &ArgMatches, around: &Surroundings) -> Resul
         connections_max: flags.max_connections,
         keep_finished: flags.keep_finished.0,
         keep_history: flags.keep_history.0,
+        keep_events: flags.keep_events.0,
+        keep_events_max: flags.keep_events_max.map(u64::from),
+        rates: Rates { publish: flags.rate_publish, query: flags.rate_query, admin: flags.rate_admin },
+        sockets_per_address: flags.ws_per_address.0,
         log_level: flags.log_level,
         log_level_file: flags.log_level_file,
         log_format: flags.log_format,
@@ -751,6 +821,10 @@ mod tests {
                 connections_max: 110_000,
                 keep_finished: Some(Duration::from_secs(7 * 86_400)),
                 keep_history: None,
+                keep_events: None,
+                keep_events_max: None,
+                rates: Rates::default(),
+                sockets_per_address: Some(20),
                 log_level: log::LevelFilter::Info,
                 log_level_file: None,
                 log_format: logging::Format::Auto,
@@ -765,6 +839,8 @@ mod tests {
                     --require-auth --keys-file k --open --trusted-proxy ::1 --trusted-proxy 10.0.0.2 \
                     --cors-origin https://A.example:443 --cors-origin http://b:8080 --clients-per-timer 7 \
                     --max-timers 8 --max-connections 9 --keep-finished 90m --keep-history 2w --log-level trace \
+                    --keep-events 90d --keep-events-max 1000000 --rate-publish 50/second --rate-query off \
+                    --rate-admin 7/hour --ws-per-address off \
                     --log-level-file l --log-format journal";
         let expected = Config {
             listen: ["127.0.0.1:1", "[::1]:2", "10.0.0.1:3"].map(|a| a.parse().unwrap()).to_vec(),
@@ -783,6 +859,14 @@ mod tests {
             connections_max: 9,
             keep_finished: Some(Duration::from_secs(5400)),
             keep_history: Some(Duration::from_secs(14 * 86_400)),
+            keep_events: Some(Duration::from_secs(90 * 86_400)),
+            keep_events_max: Some(1_000_000),
+            rates: Rates {
+                publish: "50/second".parse().unwrap(),
+                query: Rate::OFF,
+                admin: "7/hour".parse().unwrap(),
+            },
+            sockets_per_address: None,
             log_level: log::LevelFilter::Trace,
             log_level_file: Some("l".into()),
             log_format: logging::Format::Journal,

@@ -130,6 +130,66 @@ pub const OUTBOX_FRAMES_MAX: usize = 256;
 pub const ECHO_CHARS_MAX: usize = 100;
 
 // ---------------------------------------------------------------------------------------------------------------
+// Events.
+
+/// Bytes of a body with an event over REST; beyond them 413.
+pub const EVENT_BODY_BYTES_MAX: usize = 512 << 10;
+/// Bytes of a message of a publisher or subscriber; beyond them it is told `Message too large`.
+pub const EVENT_MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a payload as compact JSON.
+pub const EVENT_PAYLOAD_BYTES_MAX: usize = 64 << 10;
+/// Keys of a payload's object; objects within it may have any number.
+pub const EVENT_PAYLOAD_KEYS_MAX: usize = 50;
+/// Characters of `source`.
+pub const EVENT_SOURCE_CHARS_MAX: usize = 100;
+/// Characters of `session_id` and `user_id`.
+pub const EVENT_ID_CHARS_MAX: usize = 200;
+/// Characters that `?event_type=` may have; it need not be one that exists.
+pub const EVENT_TYPE_CHARS_MAX: usize = 50;
+/// Characters of `?since=`: any timestamp that was ever given out, and nothing much longer.
+pub const EVENT_SINCE_CHARS_MAX: usize = 30;
+/// Types that a filter may name: each of them, several times over.
+pub const EVENT_FILTER_TYPES_MAX: usize = 100;
+/// Events of one page, and how many unless the client says.
+pub const EVENTS_PAGE_MAX: u32 = 1_000;
+/// See above.
+pub const EVENTS_PAGE_DEFAULT: u32 = 100;
+/// Bytes at which a page over REST ends, however many events were asked for: what the loop can put into words in
+/// some 10 ms.
+pub const EVENTS_PAGE_BYTES_MAX: usize = 4 << 20;
+/// Published events that wait for the disk to take the batch before; beyond them publishers are told so. About
+/// 100 ms of a disk thread.
+pub const EVENTS_GATHERED_MAX: usize = 10_000;
+/// Bytes of such events.
+pub const EVENT_BYTES_GATHERED_MAX: usize = 32 << 20;
+/// Unanswered messages of a publisher beyond which it is not read.
+pub const UNANSWERED_MAX: usize = 2_048;
+/// Subscribers at a time.
+pub const SUBSCRIBERS_MAX: usize = 5_000;
+/// Sockets of publishers and subscribers from one address, unless `--ws-per-address` says otherwise.
+pub const EVENT_SOCKETS_PER_ADDRESS: u32 = 20;
+/// How long a subscriber may take to say what it wants.
+pub const SUBSCRIBE_AGE_MAX: Duration = Duration::from_secs(10);
+/// Bytes that may wait in a subscriber's outbox; one that falls further behind gets its events by pages.
+pub const FEED_BYTES_MAX: usize = 256 << 10;
+/// Frames that may wait in a subscriber's outbox.
+pub const FEED_FRAMES_MAX: usize = 1_024;
+/// Events of one page for a subscriber.
+pub const FEED_PAGE_EVENTS_MAX: u32 = 500;
+/// Bytes of one page for a subscriber.
+pub const FEED_PAGE_BYTES_MAX: usize = 128 << 10;
+/// Pages for subscribers that the disk is asked for at a time: reads of others go between them.
+pub const FEED_PAGES_ASKED_MAX: usize = 8;
+/// A subscriber for whom something waits and who takes no byte of it for this time is closed with 1013.
+pub const FEED_STALL_MAX: Duration = Duration::from_secs(5);
+/// How long a client that was closed for its slowness has to take what was sent to it.
+pub const SLOW_LINGER_MAX: Duration = Duration::from_secs(10);
+/// What `events_last_hour` looks back on.
+pub const HOUR: Duration = Duration::from_secs(3_600);
+/// Addresses whose use of the API is counted at a time; beyond them strangers wait until the minute is over.
+pub const RATE_ADDRESSES_MAX: usize = 100_000;
+
+// ---------------------------------------------------------------------------------------------------------------
 // One turn of the loop: what is left over goes to the next turn, so that nobody waits for a burst to end.
 
 /// Connections accepted in one turn: about 10 ms of accept(2).
@@ -170,7 +230,7 @@ pub const DISK_RETRY_EVERY: Duration = Duration::from_secs(1);
 /// While anything runs, the time of life is written this often.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 /// How often finished timers, old answers and old history are looked through.
-pub const UPKEEP_EVERY: Duration = Duration::from_secs(60);
+pub const UPKEEP_EVERY: Duration = Duration::from_secs(10);
 /// How far the wall clock may move against the boot clock before it counts as a step: sampling jitter is far less.
 pub const WALL_STEP_MIN: Duration = Duration::from_millis(20);
 /// How long SIGTERM may take before the process leaves with what is durable.
@@ -182,6 +242,10 @@ const _: () = {
     assert!(READ_BYTES >= HEAD_BYTES_MAX + CHUNK_LINE_BYTES_MAX, "a head fits into one read");
     assert!(PEER_SILENCE_MAX.as_secs() >= 3 * PING_EVERY.as_secs(), "a lost pong must not cost the connection");
     assert!(BULK_IDS_MAX * 32 < BODY_BYTES_MAX, "a full bulk call fits into a body");
-    assert!(BATCH_RECORDS_MAX >= 4 * BULK_IDS_MAX, "one bulk call with its history fits into a batch");
+    assert!(BATCH_RECORDS_MAX >= 6 * BULK_IDS_MAX, "one bulk call with its history and events fits into a batch");
+    assert!(BATCH_RECORDS_MAX >= 2 * EVENTS_GATHERED_MAX, "a flood of events leaves room for commands");
+    assert!(EVENT_BYTES_GATHERED_MAX >= 8 * EVENT_BODY_BYTES_MAX, "whatever is allowed can be published");
+    assert!(FEED_BYTES_MAX >= 2 * EVENT_PAYLOAD_BYTES_MAX, "a subscriber takes any event");
+    assert!(UNANSWERED_MAX * 4 < EVENTS_GATHERED_MAX, "one publisher does not fill the queue");
     assert!(SHUTDOWN_MAX.as_millis() < 1000, "SIGTERM is answered within a second");
 };

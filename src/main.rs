@@ -72,9 +72,15 @@ fn serve(config: Config) -> Result<(), Exit> {
             config.cors_origins.clone(),
             config.trusted_proxies.clone(),
         ),
-        clients_per_timer: config.clients_per_timer,
+        limits: api::Limits {
+            clients_per_timer: config.clients_per_timer,
+            sockets_per_address: config.sockets_per_address,
+        },
+        rates: config.rates,
         connections_max,
         keep_history: config.keep_history,
+        keep_events: config.keep_events,
+        keep_events_max: config.keep_events_max,
         seed,
     };
     let (hub, found) =

@@ -28,6 +28,10 @@ pub struct Metrics {
     pub websockets: Gauge,
     /// Timers held now.
     pub timers: Gauge,
+    /// Events stored.
+    pub events: Count,
+    /// Subscribers who have said what they want.
+    pub subscribers: Gauge,
     /// HTTP requests answered.
     pub requests: Count,
     /// Messages of clients on WebSockets.
@@ -71,6 +75,8 @@ impl Metrics {
             connections: Gauge::default(),
             websockets: Gauge::default(),
             timers: Gauge::default(),
+            events: Count::default(),
+            subscribers: Gauge::default(),
             requests: Count::default(),
             messages: Count::default(),
             frames: Count::default(),
@@ -103,9 +109,10 @@ impl Metrics {
 
     fn register(&mut self) {
         let registry = &mut self.registry;
-        let counts: [(&str, &str, &Count); 12] = [
+        let counts: [(&str, &str, &Count); 13] = [
             ("connections_accepted", "Connections taken from the kernel", &self.connections_accepted),
             ("connections_refused", "Connections told that the server is full", &self.connections_refused),
+            ("events", "Events stored", &self.events),
             ("requests", "HTTP requests answered", &self.requests),
             ("messages", "Messages of WebSocket clients", &self.messages),
             ("frames", "Frames of announcements queued for clients", &self.frames),
@@ -120,10 +127,11 @@ impl Metrics {
         for (name, help, count) in counts {
             registry.register(name, help, count.clone());
         }
-        let gauges: [(&str, &str, &Gauge); 5] = [
+        let gauges: [(&str, &str, &Gauge); 6] = [
             ("connections", "Connections open", &self.connections),
             ("websockets", "WebSockets open", &self.websockets),
             ("timers", "Timers held", &self.timers),
+            ("subscribers", "Subscribers who have said what they want", &self.subscribers),
             ("degraded", "1 while commands cannot be carried out", &self.degraded),
             ("log_lines_dropped", "Log lines dropped because nobody read them", &self.log_lines_dropped),
         ];

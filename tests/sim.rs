@@ -30,7 +30,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use timerd::api::Limits;
 use timerd::api::guard::Guard;
+use timerd::api::rates::Rates;
 use timerd::domain::countdown::Second;
 use timerd::domain::timers::{Outage, Settings as TimerSettings};
 use timerd::hub::Settings;
@@ -80,9 +82,12 @@ fn play(seed: u64) -> Tally {
                 keep_finished: plan.keep_ms.map(Duration::from_millis),
             },
             guard: Guard::new(Keys::default(), false, Vec::new(), Vec::new()),
-            clients_per_timer: plan.clients_per_timer,
+            limits: Limits { clients_per_timer: plan.clients_per_timer, sockets_per_address: None },
+            rates: Rates::OFF,
             connections_max: 400,
             keep_history: None,
+            keep_events: None,
+            keep_events_max: None,
             seed: [7; 32],
         }
     };

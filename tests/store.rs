@@ -19,7 +19,7 @@ use timerd::domain::countdown::{Countdown, Deadline};
 use timerd::domain::disk::{Answer, Done, Image, Job, Query};
 use timerd::domain::effects::{Batch, Record};
 use timerd::domain::history::{Action, Entry};
-use timerd::domain::replays::{Replay, Stub};
+use timerd::domain::replays::{First, Replay, Stub};
 use timerd::domain::timers::{State, Timer, TimerId};
 use timerd::store::{OpenError, Store};
 
@@ -53,7 +53,7 @@ impl Disk {
     fn write(&self, batch: Batch) -> bool {
         let number = batch.number;
         match self.ask(Job::Write(batch)) {
-            Done::Written(batch) if batch.number == number => true,
+            Done::Written(batch, _) if batch.number == number => true,
             Done::Failed(batch, why) if batch.number == number && !why.is_empty() => false,
             other => panic!("{other:?}"),
         }
@@ -95,7 +95,8 @@ fn entry(timer: &TimerId, revision: u64) -> Entry {
 
 fn replay(key: u8, bytes: usize) -> Replay {
     let stub = Stub { key: [key; 32], body: [0; 32], at: WallMs::from_ms(5) };
-    Replay { stub, status: 200, headers: Vec::new(), body: vec![key; bytes].into() }
+    let first = First::Words { status: 200, headers: Vec::new(), body: vec![key; bytes].into() };
+    Replay { stub, first }
 }
 
 /// A batch that is easily checked to be whole: one timer, an entry of its revision and an answer of `bytes`.
@@ -144,7 +145,7 @@ fn the_thread_writes_answers_and_leaves_one_file() {
     let place = tempfile::tempdir().unwrap();
     let data = place.path().join("timerd-data");
     let (disk, image) = open(&data);
-    assert_eq!(image, Image::default());
+    assert_eq!(image, Image { names: image.names, ..Image::default() });
     assert_eq!(mode(&data), 0o700);
     for number in 1..=3 {
         assert!(disk.write(batch(number, 10)));
@@ -179,7 +180,7 @@ fn the_thread_ends_when_the_loop_has_gone() {
     jobs.send(Job::Write(batch(1, 1))).unwrap();
     drop(jobs);
     thread.join().unwrap();
-    assert!(matches!(done.recv(), Ok(Done::Written(_))));
+    assert!(matches!(done.recv(), Ok(Done::Written(..))));
     assert!(matches!(done.recv(), Ok(Done::Closed)));
     assert_eq!(woken.iter().count(), 2);
 }
@@ -199,7 +200,7 @@ fn what_is_wrong_with_a_directory_is_said_in_one_line() {
     rusqlite::Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 77").unwrap();
     let newer = refused();
     assert!(matches!(newer, OpenError::Newer { found: 77, .. }));
-    assert!(newer.to_string().ends_with("timerd.db was written by a newer timerd (schema 77, this one knows 1)"));
+    assert!(newer.to_string().ends_with("timerd.db was written by a newer timerd (schema 77, this one knows 2)"));
 
     fs::write(&file, vec![7; 10_000]).unwrap();
     assert_eq!(refused().to_string(), format!("{} is not a database of timerd", file.display()));

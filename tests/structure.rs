@@ -34,7 +34,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ),
     ("logging", &["clock"], &["clap", "jiff", "log", "rustix", "systemd_journal_logger"]),
     ("watch", &[], &["clap", "getrandom", "jiff", "rustix", "serde", "serde_json", "signal_hook", "tungstenite"]),
-    ("config", &["limits", "domain", "keys", "logging", "watch"], &["clap", "log"]),
+    ("config", &["limits", "api", "domain", "keys", "logging", "watch"], &["clap", "log"]),
     (
         "main",
         &[

@@ -2,7 +2,7 @@
 //!
 //! Owns health, readiness, metrics and the embedded documentation. It knows no timer beyond their number.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api::answer::{self, JSON, document, unavailable};
 use crate::api::routes::Asset;
@@ -20,11 +20,16 @@ pub fn health(timers: usize) -> Response {
 }
 
 /// `GET /readiness`: commands can be carried out, or why not.
-pub fn readiness(timers: usize, degraded: Option<&str>) -> Response {
+pub fn readiness(timers: usize, router: Value, degraded: Option<&str>) -> Response {
     match degraded {
-        None => answer::json(200, &json!({ "ready": true, "database": "connected", "timers": timers })),
+        None => {
+            let body = json!({ "ready": true, "database": "connected", "timers": timers, "router": router });
+            answer::json(200, &body)
+        }
         Some(why) => {
-            let body = json!({ "ready": false, "database": "disconnected", "detail": why, "timers": timers });
+            let body = json!({
+                "ready": false, "database": "disconnected", "detail": why, "timers": timers, "router": router,
+            });
             answer::json(503, &body).with("Retry-After", RETRY_AFTER_S.to_string())
         }
     }

@@ -3,9 +3,11 @@
 //! Owns the 422 of the contract: one entry for each fault, `loc` leading to it. A [`Form`] collects every fault of a
 //! body before anybody acts on it, so that nothing is half done. It knows field names and bounds only as arguments.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::clock::WallMs;
@@ -34,9 +36,32 @@ impl Fault {
         self
     }
 
+    /// The same, of what has not been parsed.
+    pub fn of_raw(self, input: &RawValue) -> Self {
+        match serde_json::from_str(input.get()) {
+            Ok(value) => self.of(&value),
+            // Nested too deeply to be repeated, or no text.
+            Err(_) => self.of(&json!("(unreadable)")),
+        }
+    }
+
+    /// What was sent is not even JSON.
+    pub fn is_syntax(&self) -> bool {
+        self.kind == "json_invalid"
+    }
+
     fn at(mut self, index: usize) -> Self {
         self.loc.push(json!(index));
         self
+    }
+}
+
+impl fmt::Display for Fault {
+    /// The place within the body, and what is wrong there.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = self.loc.iter().skip(1).map(|part| part.as_str().map_or(part.to_string(), str::to_owned));
+        let place = place.collect::<Vec<_>>().join(".");
+        if place.is_empty() { write!(f, "{}", self.msg) } else { write!(f, "{place}: {}", self.msg) }
     }
 }
 
@@ -61,11 +86,14 @@ pub fn parse(body: &[u8]) -> Result<Value, Vec<Fault>> {
     if body.is_empty() {
         return Err(vec![Fault::new("missing", &["body"], "Field required")]);
     }
-    serde_json::from_slice(body).map_err(|error| {
-        let mut fault = Fault::new("json_invalid", &["body"], format!("JSON decode error: {error}"));
-        fault.loc.push(json!(error.column()));
-        vec![fault]
-    })
+    serde_json::from_slice(body).map_err(|error| vec![no_json(&error)])
+}
+
+/// The fault of a body that is no JSON.
+pub fn no_json(error: &serde_json::Error) -> Fault {
+    let mut fault = Fault::new("json_invalid", &["body"], format!("JSON decode error: {error}"));
+    fault.loc.push(json!(error.column()));
+    fault
 }
 
 /// A body's object or a request's query, field by field.
@@ -138,6 +166,18 @@ impl<'a> Form<'a> {
     pub fn int_or_null(&mut self, name: &str, range: RangeInclusive<u32>) -> Option<u32> {
         self.raw(name).filter(|value| !value.is_null())?;
         self.int(name, range)
+    }
+
+    /// A count in a query, up to 2^63 - 1; absent and `null` are alike.
+    pub fn count_or_null(&mut self, name: &str) -> Option<u64> {
+        let value = self.raw(name).filter(|value| !value.is_null())?;
+        let plain = |text: &&str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let count = value.as_str().filter(plain).and_then(|text| text.parse().ok());
+        let count = count.filter(|count: &u64| i64::try_from(*count).is_ok());
+        if count.is_none() {
+            self.fault("int_parsing", name, "Input should be a whole number, 0 or greater");
+        }
+        count
     }
 
     /// Text of so many Unicode scalar values.
@@ -320,9 +360,49 @@ fn instant(text: &str) -> Option<WallMs> {
     text.parse::<jiff::Timestamp>().ok().map(|instant| WallMs::from_ms(instant.as_millisecond()))
 }
 
+/// An instant in one of the forms of ISO 8601 that the Python service took, in microseconds since the epoch: a date, a
+/// date and a time with a `T` or a blank between, with or without a fraction and an offset; without one it is UTC.
+pub fn iso_instant_us(text: &str) -> Option<i64> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || b"-:+.,TtZz ".contains(&byte));
+    let date_first = text.bytes().take(8).filter(u8::is_ascii_digit).count() >= 6;
+    if !(plain && date_first) {
+        return None;
+    }
+    let civil = || text.parse::<jiff::civil::DateTime>().ok();
+    let day = || text.parse::<jiff::civil::Date>().ok().map(|date| date.at(0, 0, 0, 0));
+    let utc = |time: jiff::civil::DateTime| time.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|it| it.timestamp());
+    let instant = text.parse::<jiff::Timestamp>().ok().or_else(|| civil().or_else(day).and_then(utc))?;
+    Some(instant.as_microsecond())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn instants_in_every_form_the_python_service_took() {
+        for (text, want) in [
+            ("1970-01-01T00:00:01Z", Some(1_000_000)),
+            ("1970-01-01T00:00:01.123456Z", Some(1_123_456)),
+            ("1970-01-01T01:00:01+01:00", Some(1_000_000)),
+            ("1970-01-01T00:00:01", Some(1_000_000)),
+            ("1970-01-01 00:00:01.5", Some(1_500_000)),
+            ("1970-01-02", Some(86_400_000_000)),
+            ("19700102", Some(86_400_000_000)),
+            ("1970-01-01 00:00:01Z", Some(1_000_000)),
+            ("", None),
+            ("-", None),
+            ("yesterday", None),
+            ("12:00", None),
+            ("1700000000x", None),
+            ("1970-02-30", None),
+            ("1970-13-01T00:00:00Z", None),
+            ("1970-01-01T00:00:01Z[UTC]", None),
+            ("1970-01-01T00:00:01 02:00", None),
+        ] {
+            assert_eq!(iso_instant_us(text), want, "{text}");
+        }
+    }
 
     #[test]
     fn integers_in_every_form_the_python_service_took() {

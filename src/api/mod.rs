@@ -7,23 +7,25 @@
 pub mod answer;
 pub mod chance;
 pub mod documents;
+pub mod events;
 pub mod form;
 pub mod guard;
 pub mod precondition;
+pub mod rates;
+pub mod raw;
+mod replays;
 pub mod routes;
 pub mod time;
 pub mod timers;
 
 use std::net::IpAddr;
 
-use sha2::{Digest as _, Sha256};
-
 use crate::clock::Now;
 use crate::domain::Engine;
 use crate::domain::disk::{Answer as Answered, Query};
 use crate::domain::effects::Topic;
+use crate::domain::events::Stored;
 use crate::domain::history::Actor;
-use crate::domain::replays::{Known, Replay, Stub};
 use crate::domain::staged::Hold;
 use crate::domain::timers::{Blueprint, Verdict};
 use crate::keys::Role;
@@ -33,9 +35,11 @@ use crate::wire::http::{Head, Request, Response};
 use crate::wire::ws;
 use answer::{error_text, faults, unavailable};
 use chance::Chance;
+use events::{Amiss, Speller};
 use form::Fault;
 use guard::{Barred, Caller, Guard};
 use precondition::IfMatch;
+use rates::{Group, Limiter};
 use routes::{Access, Method, Route, Routes, allow};
 
 /// What a request may touch.
@@ -50,6 +54,12 @@ pub struct World<'a> {
     pub chance: &'a mut Chance,
     /// How many clients of a topic count against its limit.
     pub clients: &'a dyn Fn(Topic) -> u32,
+    /// How many sockets of publishers and subscribers an address has open.
+    pub event_sockets: &'a dyn Fn(IpAddr) -> u32,
+    /// How many subscribers there are.
+    pub subscribers: u32,
+    /// How often who has asked.
+    pub limiter: &'a mut Limiter,
     /// Why commands cannot be carried out, while that is so.
     pub degraded: Option<&'a str>,
     /// What is counted.
@@ -66,12 +76,18 @@ impl World<'_> {
             _ => Hold::Nothing,
         }
     }
+
+    fn router(&self) -> serde_json::Value {
+        events::router(self.subscribers, self.engine.events.queued())
+    }
 }
 
 /// What is to be done about a request.
 pub enum Outcome {
     /// Send this, when the batch it tells of is durable.
     Answer(Response, Hold),
+    /// Send the event at this place among those that the gathering batch publishes, when it has its number.
+    Published(u32),
     /// Ask the disk, when the batch it asks about is durable, and render what it says.
     Ask(Query, Hold),
     /// Complete the upgrade with these bytes, then open the socket.
@@ -88,10 +104,28 @@ pub enum Socket {
         /// Whether it takes one of the timer's places: an instructor's does not.
         counted: bool,
     },
+    /// Events come in.
+    Publisher {
+        /// From this address.
+        address: IpAddr,
+    },
+    /// Events go out.
+    Subscriber {
+        /// To this address.
+        address: IpAddr,
+    },
     /// Whatever is said comes back.
     Echo,
     /// A close frame: a browser cannot read an HTTP status here.
     Refused(u16, &'static str),
+}
+
+/// What an answer of the disk is put into words with.
+pub struct Words<'a> {
+    /// Writes events.
+    pub speller: &'a mut Speller,
+    /// What the router is doing.
+    pub router: serde_json::Value,
 }
 
 /// The API's rules, fixed at start but for the keys.
@@ -99,8 +133,17 @@ pub struct Api {
     /// Who may ask.
     pub guard: Guard,
     routes: Routes,
-    clients_per_timer: u32,
+    limits: Limits,
     common: String,
+}
+
+/// How much an operator allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Clients of one timer.
+    pub clients_per_timer: u32,
+    /// Sockets of publishers and subscribers from one address. `None`: any number.
+    pub sockets_per_address: Option<u32>,
 }
 
 impl Api {
@@ -108,7 +151,7 @@ impl Api {
     ///
     /// # Errors
     /// When the table of routes contradicts itself.
-    pub fn new(guard: Guard, clients_per_timer: u32) -> Result<Self, matchit::InsertError> {
+    pub fn new(guard: Guard, limits: Limits) -> Result<Self, matchit::InsertError> {
         let mut common = String::from(
             "X-Content-Type-Options: nosniff\r\n\
              X-Frame-Options: DENY\r\n\
@@ -120,7 +163,7 @@ impl Api {
         if guard.origins.is_empty() {
             common.push_str("Access-Control-Allow-Origin: *\r\n");
         }
-        Ok(Api { guard, routes: Routes::new()?, clients_per_timer, common })
+        Ok(Api { guard, routes: Routes::new()?, limits, common })
     }
 
     /// The header lines of every answer.
@@ -129,8 +172,11 @@ impl Api {
     }
 
     /// Bytes that the body of this request may have.
-    pub fn body_bytes_max(&self, _head: &Head) -> usize {
-        BODY_BYTES_MAX
+    pub fn body_bytes_max(&self, head: &Head) -> usize {
+        match self.routes.find(&head.path) {
+            Some(((_, Route::Events, _), _)) => EVENT_BODY_BYTES_MAX,
+            _ => BODY_BYTES_MAX,
+        }
     }
 
     /// Whether a body is worth sending: the final answer, if it can be told from the head alone.
@@ -160,15 +206,25 @@ impl Api {
     }
 
     /// Answers with what the disk said to `query`.
-    pub fn render(&self, head: &Head, answered: Result<Answered, String>) -> Response {
+    pub fn render(&self, head: &Head, answered: Result<Answered, String>, words: &mut Words<'_>) -> Response {
         let response = match answered {
             Ok(Answered::History(Some(entries))) => timers::history(&entries),
             Ok(Answered::History(None)) => timers::not_found(),
-            Ok(Answered::Replay(Some(replay))) => replayed(replay),
-            Ok(Answered::Replay(None)) => unavailable("The first answer is no longer kept"),
+            Ok(Answered::Replay(replay)) => replays::replayed(replay),
+            Ok(Answered::ReplayedEvent(stored)) => replays::replayed_event(stored.as_ref(), words.speller),
+            Ok(Answered::Event(stored)) => words.speller.found(stored.as_ref()),
+            Ok(Answered::Events(Ok(page))) => words.speller.page(&page),
+            Ok(Answered::Events(Err(gone))) => events::gone(gone),
+            Ok(Answered::EventStats(stats)) => events::stats(&stats, words.router.clone()),
+            Ok(Answered::Forgotten(deleted)) => events::forgotten(deleted),
             Err(why) => unavailable(&format!("The store cannot be read: {why}")),
         };
         self.finish(head, response)
+    }
+
+    /// Answers a publication, which is durable.
+    pub fn published(&self, head: &Head, stored: &Stored, speller: &mut Speller) -> Response {
+        self.finish(head, speller.created(stored))
     }
 
     /// An answer that belongs to no route: to a fault, or from a server that is full.
@@ -214,7 +270,7 @@ impl Api {
         let Some((_, access)) = row.2.iter().find(|(known, _)| Some(*known) == method) else {
             return Err(error_text(405, "Method Not Allowed").with("Allow", allow(row)));
         };
-        let socket = matches!(row.1, Route::TimerSocket | Route::EchoSocket);
+        let socket = row.1.is_socket();
         if socket && !ws::wants_upgrade(head) {
             let text = "This path is a WebSocket";
             return Err(error_text(426, text)
@@ -258,7 +314,7 @@ impl Api {
         let is = |method: &str| head.method == method;
         let done = match route {
             Route::Health => Ok(documents::health(world.engine.timers.len())),
-            Route::Readiness => Ok(documents::readiness(world.engine.timers.len(), world.degraded)),
+            Route::Readiness => Ok(documents::readiness(world.engine.timers.len(), world.router(), world.degraded)),
             Route::Metrics => Ok(documents::metrics(world.metrics, world.engine.timers.len())),
             Route::OpenApi => Ok(documents::openapi()),
             Route::Docs(asset) => Ok(documents::docs(asset)),
@@ -273,7 +329,15 @@ impl Api {
                     Err(found) => Outcome::Answer(faults(&found), Hold::Nothing),
                 };
             }
-            Route::TimerSocket | Route::EchoSocket => return self.upgrade(route, id, caller, head, world),
+            Route::TimerSocket | Route::PublishSocket | Route::SubscribeSocket | Route::EchoSocket => {
+                return self.upgrade(route, id, caller, head, world);
+            }
+            Route::EventTypes => Ok(events::kinds()),
+            Route::Events if is("POST") => return self.publish(&caller.actor, request, world),
+            Route::Events | Route::Event | Route::EventStats => {
+                let asked = self.events(route, id, head, world);
+                return asked.unwrap_or_else(|response| Outcome::Answer(response, Hold::Nothing));
+            }
             Route::Timers | Route::Timer | Route::TimerControl | Route::TimersBulk(_) => {
                 return self.change(route, id, &caller.actor, request, world);
             }
@@ -314,18 +378,27 @@ impl Api {
                 return Outcome::Answer(response, Hold::Nothing);
             }
         };
+        let events = matches!(route, Route::PublishSocket | Route::SubscribeSocket);
+        let least = if events { Role::Instructor } else { Role::Viewer };
         let socket = if !self.guard.admits_socket_from(head) {
             Socket::Refused(4009, "Origin not allowed")
         } else if route == Route::EchoSocket {
             Socket::Echo
-        } else if self.guard.admit(caller, Access::Key(Role::Viewer)).is_err() {
+        } else if self.guard.admit(caller, Access::Key(least)).is_err() {
             Socket::Refused(4001, "Unauthorized")
+        } else if events {
+            let address = self.guard.address(head, world.peer);
+            match self.limits.sockets_per_address {
+                Some(most) if (world.event_sockets)(address) >= most => Socket::Refused(4002, "Too many connections"),
+                _ if route == Route::PublishSocket => Socket::Publisher { address },
+                _ => Socket::Subscriber { address },
+            }
         } else {
             let Engine { timers: all, fx, .. } = &mut *world.engine;
             let counted = caller.role.is_none_or(|role| role < Role::Instructor);
             match all.shown(world.now, id, fx).map(|timer| timer.serial) {
                 None => Socket::Refused(4004, "Timer not found"),
-                Some(serial) if counted && (world.clients)(Topic::Timer(serial)) >= self.clients_per_timer => {
+                Some(serial) if counted && (world.clients)(Topic::Timer(serial)) >= self.limits.clients_per_timer => {
                     Socket::Refused(4029, "Too many connections")
                 }
                 Some(serial) => Socket::Timer { serial, counted },
@@ -335,28 +408,75 @@ impl Api {
     }
 
     // -----------------------------------------------------------------------------------------------------------
+    // Events.
+
+    /// Reads and deletions, which only the disk can do.
+    fn events(&self, route: Route, id: &str, head: &Head, world: &mut World<'_>) -> Result<Outcome, Response> {
+        let amiss = |amiss| match amiss {
+            Amiss::Faults(found) => faults(&found),
+            Amiss::Words(text) => error_text(400, text),
+        };
+        let (group, query) = match route {
+            Route::Events if head.method == "DELETE" => {
+                (Group::Admin, Query::ForgetEvents(events::extent(&head.query).map_err(amiss)?))
+            }
+            Route::Events => (Group::Query, Query::Events(events::search(&head.query).map_err(amiss)?)),
+            Route::EventStats => (Group::Query, Query::EventStats(world.now.wall - HOUR)),
+            _ => (Group::Query, Query::Event(events::seq_of(id, world.engine.events.names()).unwrap_or(0))),
+        };
+        self.count(group, head, world)?;
+        if let (Group::Admin, Some(why)) = (group, world.degraded) {
+            return Err(unavailable(why));
+        }
+        // No disk knows of numbers that were never given.
+        if matches!(query, Query::Event(seq) if seq == 0 || seq > world.engine.events.last_seq()) {
+            return Err(events::not_found());
+        }
+        Ok(Outcome::Ask(query, world.catch_up()))
+    }
+
+    fn publish(&self, actor: &Actor, request: &Request, world: &mut World<'_>) -> Outcome {
+        let refused = |response| Outcome::Answer(response, Hold::Nothing);
+        let stub = match replays::first_time(request, actor, world) {
+            Ok(stub) => stub,
+            Err(outcome) => return outcome,
+        };
+        let event = match events::event(&request.body, world.now.wall) {
+            Ok(event) => event,
+            Err(found) => return refused(faults(&found)),
+        };
+        if let Err(response) = self.count(Group::Publish, &request.head, world) {
+            return refused(response);
+        }
+        match events::publish(event, world.engine, world.degraded) {
+            Ok(place) => {
+                if let Some(stub) = stub {
+                    replays::keep_event(stub, world.engine);
+                }
+                Outcome::Published(place)
+            }
+            Err(why) => refused(unavailable(&why)),
+        }
+    }
+
+    fn count(&self, group: Group, head: &Head, world: &mut World<'_>) -> Result<(), Response> {
+        let address = self.guard.address(head, world.peer);
+        world.limiter.count(world.now.mono, group, address).map_err(|wait| {
+            let seconds = wait.as_millis().div_ceil(1000).max(1);
+            error_text(429, "Rate limit exceeded. Try again later.").with("Retry-After", seconds.to_string())
+        })
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
     // Changes: everything that is checked before anything is done, then done at once.
 
     fn change(&self, route: Route, id: &str, actor: &Actor, request: &Request, world: &mut World<'_>) -> Outcome {
         let head = &request.head;
         let now = |response| Outcome::Answer(response, Hold::Nothing);
-        if let Some(refused) = refused_content_type(request) {
-            return now(refused);
-        }
-        let stub = match idempotency_stub(request, actor, world.now) {
+        let stub = match replays::first_time(request, actor, world) {
             Ok(stub) => stub,
-            Err(found) => return now(faults(&found)),
+            Err(outcome) => return outcome,
         };
-        if let Some(stub) = &stub {
-            match world.engine.replays.look_up(world.now, &stub.key, &stub.body) {
-                Known::Fresh => {}
-                Known::Twin(hold) => return Outcome::Ask(Query::Replay(stub.key), hold),
-                Known::Other => {
-                    let msg = "This key was used with another body";
-                    return now(faults(&[Fault::new("idempotency_conflict", &["header", "idempotency-key"], msg)]));
-                }
-            }
-        }
         let command = match Command::read(route, request, world.now) {
             Ok(command) => command,
             Err(found) => return now(faults(&found)),
@@ -369,10 +489,7 @@ impl Api {
         }
         let Done { response, hold, changed } = self.carry_out(command, id, head, actor, world);
         if let Some(stub) = stub.filter(|_| changed) {
-            let kept = response.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-            let body = response.body.as_bytes().into();
-            let replay = Replay { stub, status: response.status, headers: kept, body };
-            world.engine.replays.stage(replay, &mut world.engine.fx);
+            replays::keep(stub, &response, world.engine);
         }
         Outcome::Answer(response, hold)
     }
@@ -482,48 +599,4 @@ impl Command {
             _ => timers::blueprint(&body, now).map(Command::Create),
         }
     }
-}
-
-/// 415 for a body that says it is something else; one that says nothing is taken as JSON.
-fn refused_content_type(request: &Request) -> Option<Response> {
-    let kind = request.head.header("content-type")?;
-    let kind = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    let is_json = kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
-    if is_json || kind.is_empty() || request.body.is_empty() {
-        return None;
-    }
-    Some(error_text(415, "Send JSON, with the header Content-Type: application/json"))
-}
-
-/// What identifies a POST that may be sent twice.
-fn idempotency_stub(request: &Request, actor: &Actor, now: Now) -> Result<Option<Stub>, Vec<Fault>> {
-    if request.head.method != "POST" {
-        return Ok(None);
-    }
-    let mut given = request.head.headers("idempotency-key");
-    let Some(key) = given.next() else { return Ok(None) };
-    let sound =
-        (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()) && key.bytes().all(|b| (0x20..0x7f).contains(&b));
-    if !sound || given.next().is_some() {
-        let msg = format!("Idempotency-Key should be 1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable ASCII characters");
-        return Err(vec![Fault::new("value_error", &["header", "idempotency-key"], msg)]);
-    }
-    let Head { path, query, .. } = &request.head;
-    let path = path.strip_suffix('/').unwrap_or(path);
-    let mut whose = Sha256::new();
-    for part in [&**actor, path, query.as_str(), key] {
-        whose.update(part.len().to_le_bytes());
-        whose.update(part);
-    }
-    let body = Sha256::digest(&request.body).into();
-    Ok(Some(Stub { key: whose.finalize().into(), body, at: now.wall }))
-}
-
-fn replayed(replay: Replay) -> Response {
-    let mut response = answer::json_bytes(replay.status, replay.body.to_vec());
-    for (name, value) in replay.headers {
-        let known = ["ETag", "Location"].into_iter().find(|known| *known == name);
-        response.headers.extend(known.map(|name| (name, value)));
-    }
-    response.with("Idempotency-Replayed", "true".to_owned())
 }

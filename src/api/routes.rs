@@ -29,6 +29,18 @@ pub enum Route {
     TimersBulk(Bulk),
     /// The WebSocket of one timer.
     TimerSocket,
+    /// All events.
+    Events,
+    /// One event.
+    Event,
+    /// The figures of all events.
+    EventStats,
+    /// The types of events.
+    EventTypes,
+    /// The WebSocket of publishers.
+    PublishSocket,
+    /// The WebSocket of subscribers.
+    SubscribeSocket,
     /// The WebSocket of protocol conformance runs.
     EchoSocket,
 }
@@ -89,6 +101,8 @@ const ADMIN: Access = Access::Key(Role::Admin);
 /// One path of the table: its route, and its methods with who may use them.
 pub type Row = (&'static str, Route, &'static [(Method, Access)]);
 
+const EVENTS: &[(Method, Access)] = &[(GET, INSTRUCTOR), (POST, INSTRUCTOR), (DELETE, ADMIN)];
+
 const TABLE: &[Row] = &[
     ("/health", Route::Health, &[(GET, Access::Open)]),
     ("/readiness", Route::Readiness, &[(GET, Access::Open)]),
@@ -108,6 +122,17 @@ const TABLE: &[Row] = &[
     ("/timers/bulk/extend", Route::TimersBulk(Bulk::Extend), &[(POST, INSTRUCTOR)]),
     ("/timers/bulk/delete", Route::TimersBulk(Bulk::Delete), &[(POST, INSTRUCTOR)]),
     ("/ws/{id}", Route::TimerSocket, &[(GET, VIEWER)]),
+    ("/api/v1/events", Route::Events, EVENTS),
+    ("/api/v1/events/{id}", Route::Event, &[(GET, INSTRUCTOR)]),
+    ("/api/v1/stats", Route::EventStats, &[(GET, INSTRUCTOR)]),
+    ("/api/v1/event-types", Route::EventTypes, &[(GET, Access::Open)]),
+    // For older clients.
+    ("/events", Route::Events, EVENTS),
+    ("/events/{id}", Route::Event, &[(GET, INSTRUCTOR)]),
+    ("/stats", Route::EventStats, &[(GET, INSTRUCTOR)]),
+    ("/event-types", Route::EventTypes, &[(GET, Access::Open)]),
+    ("/ws/publish", Route::PublishSocket, &[(GET, INSTRUCTOR)]),
+    ("/ws/subscribe", Route::SubscribeSocket, &[(GET, INSTRUCTOR)]),
     #[cfg(feature = "echo-test")]
     ("/ws/echo", Route::EchoSocket, &[(GET, Access::Open)]),
 ];
@@ -115,6 +140,13 @@ const TABLE: &[Row] = &[
 /// Finds rows of the table by path.
 pub struct Routes {
     router: matchit::Router<&'static Row>,
+}
+
+impl Route {
+    /// Whether it is a WebSocket.
+    pub const fn is_socket(self) -> bool {
+        matches!(self, Route::TimerSocket | Route::PublishSocket | Route::SubscribeSocket | Route::EchoSocket)
+    }
 }
 
 impl Routes {
@@ -165,6 +197,11 @@ mod tests {
         assert_eq!(at("/timers/bulk/start/"), Some((Route::TimersBulk(Bulk::Start), "")));
         assert_eq!(at("/timers/bulk/reset"), None);
         assert_eq!(at("/timers/bulkhead/history"), Some((Route::TimerHistory, "bulkhead")));
+        assert_eq!(at("/api/v1/events/evt_1"), Some((Route::Event, "evt_1")));
+        assert_eq!(at("/events/"), Some((Route::Events, "")));
+        assert_eq!(at("/api/v1/health"), None);
+        assert_eq!(at("/ws/publish"), Some((Route::PublishSocket, "")));
+        assert_eq!(at("/ws/publisher"), Some((Route::TimerSocket, "publisher")));
         assert_eq!(at("/ws"), None);
         assert_eq!(at("/ws/"), None);
         assert_eq!(at("/"), None);

@@ -5,6 +5,7 @@
 
 use crate::clock::{Now, WallMs};
 use crate::domain::effects::Batch;
+use crate::domain::events::{Filter, Kind, Names, Stored};
 use crate::domain::history::Entry;
 use crate::domain::replays::{Digest, Replay, Stub};
 use crate::domain::timers::{Timer, TimerId};
@@ -16,13 +17,33 @@ pub enum Job {
     Write(Batch),
     /// Answer when there is time, with the same ticket.
     Ask(u64, Query),
-    /// Forget the history of timers that are gone, up to this instant, in slices.
-    Forget(WallMs),
+    /// Forget what is old, in slices, when there is time. One that is not done yet is part of a newer one.
+    Forget(Old),
     /// Checkpoint and end.
     Close,
 }
 
-/// What only the disk knows.
+/// What an operator does not want to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Old {
+    /// History of timers that were deleted before this instant.
+    History(WallMs),
+    /// Events.
+    Events(Extent),
+}
+
+/// Some of the events, for deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All that there are when it begins.
+    All,
+    /// Those whose timestamp lies before this instant.
+    Before(WallMs),
+    /// Those beyond so many, the oldest.
+    Beyond(u64),
+}
+
+/// What only the disk knows, or can do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Query {
     /// A page of a timer's history, oldest first.
@@ -36,13 +57,45 @@ pub enum Query {
     },
     /// The answer kept under this key.
     Replay(Digest),
+    /// The event with this number.
+    Event(u64),
+    /// Some events.
+    Events(Search),
+    /// The figures of all events, those of the last hour being those after this instant.
+    EventStats(WallMs),
+    /// Deletes events for good. Answered when it is done.
+    ForgetEvents(Extent),
+}
+
+/// Which events are looked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Search {
+    /// Which.
+    pub filter: Filter,
+    /// With timestamps later than this.
+    pub since: Option<WallMs>,
+    /// From where, and in which direction.
+    pub order: Order,
+    /// How many at most.
+    pub limit: u32,
+    /// Bytes of events at which a page ends early.
+    pub bytes_max: usize,
+}
+
+/// The direction of a search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// From the end.
+    NewestFirst,
+    /// From behind this number on.
+    After(u64),
 }
 
 /// What the disk tells the loop.
 #[derive(Debug)]
 pub enum Done {
-    /// The batch is durable.
-    Written(Batch),
+    /// The batch is durable; so many events have ever been numbered.
+    Written(Batch, u64),
     /// The batch is not on the disk and never will be: checked, not supposed.
     Failed(Batch, String),
     /// The answer to the question with this ticket, or why there is none.
@@ -58,6 +111,49 @@ pub enum Answer {
     History(Option<Vec<Entry>>),
     /// The kept answer, unless it has been dropped meanwhile.
     Replay(Option<Replay>),
+    /// The kept answer was the publication of this event, unless it has been deleted.
+    ReplayedEvent(Option<Stored>),
+    /// The event, if there is one.
+    Event(Option<Stored>),
+    /// A page of events, or why there is none.
+    Events(Result<Page, Gone>),
+    /// The figures.
+    EventStats(EventStats),
+    /// So many events were deleted.
+    Forgotten(u64),
+}
+
+/// A page of events.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// In the order asked for.
+    pub events: Vec<Stored>,
+    /// Read forwards: whatever was asked for up to this number is in the page.
+    pub upto: u64,
+    /// There was nothing more to be found.
+    pub is_last: bool,
+}
+
+/// Reading in order is not possible from there: events behind it were deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// The highest number that was ever deleted.
+    pub upto: u64,
+}
+
+/// The figures of all events.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EventStats {
+    /// Events kept.
+    pub total: u64,
+    /// Those of the last hour.
+    pub last_hour: u64,
+    /// Of each type that there is: how many, and the latest timestamp it ever had.
+    pub by_kind: Vec<(Kind, u64, WallMs)>,
+    /// From which number on everything is there.
+    pub oldest_seq: u64,
+    /// The number of the last one ever stored; 0 before the first.
+    pub last_seq: u64,
 }
 
 /// Everything that start-up needs from the disk.
@@ -75,4 +171,8 @@ pub struct Image {
     pub timers: Vec<Timer>,
     /// The kept answers, oldest first.
     pub replays: Vec<Stub>,
+    /// The number of the last event ever stored.
+    pub last_seq: u64,
+    /// The names of the events.
+    pub names: Names,
 }

@@ -4,8 +4,11 @@
 //! dropped when it is not; a *consequence*'s (a tick, a warning, an end, a scheduled start) are announced at once and
 //! written as soon as they can be. It decides nothing and does no input or output.
 
+use std::sync::Arc;
+
 use crate::clock::Now;
 use crate::domain::deadlines::Deadlines;
+use crate::domain::events::Event;
 use crate::domain::history;
 use crate::domain::replays::{Digest, Replay};
 use crate::domain::staged::Flight;
@@ -20,6 +23,8 @@ pub enum Record {
     TimerGone(TimerId),
     /// Who did what when.
     History(history::Entry),
+    /// Something happened. The disk numbers it.
+    Event(Event),
     /// The answer to a command, kept for its `Idempotency-Key`.
     Replay(Replay),
     /// An answer too old, or one too many.
@@ -62,8 +67,12 @@ pub enum Message {
     Timer(timers::Message),
 }
 
+/// Writes the payload of an event that the domain itself tells of. How that is spelled is none of the domain's
+/// business: whoever makes an engine brings somebody who can write.
+pub type Scribe = fn(&timers::Told<'_>) -> Arc<str>;
+
 /// The effects gathered so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Effects {
     /// Who is woken when.
     pub deadlines: Deadlines,
@@ -71,11 +80,28 @@ pub struct Effects {
     pub announcements: Vec<Announcement>,
     /// Said when its batch is durable.
     pub held: Flight<Vec<Announcement>>,
+    /// Writes payloads.
+    pub scribe: Scribe,
     follows: Vec<Record>,
     commands: Vec<Record>,
+    /// Events among the gathered commands.
+    published: u32,
 }
 
 impl Effects {
+    /// Nothing gathered; payloads are written by `scribe`.
+    pub fn new(scribe: Scribe) -> Self {
+        Effects {
+            deadlines: Deadlines::default(),
+            announcements: Vec::new(),
+            held: Flight::default(),
+            scribe,
+            follows: Vec::new(),
+            commands: Vec::new(),
+            published: 0,
+        }
+    }
+
     /// A record that follows from shown state.
     pub fn follow(&mut self, record: Record) {
         self.follows.push(record);
@@ -83,7 +109,15 @@ impl Effects {
 
     /// A record that a command asked for.
     pub fn command(&mut self, record: Record) {
+        self.published += u32::from(matches!(record, Record::Event(_)));
         self.commands.push(record);
+    }
+
+    /// An event that a command asked for. Returns its place among the events of the batch's commands, from 0.
+    pub fn publish(&mut self, event: Event) -> u32 {
+        let place = self.published;
+        self.command(Record::Event(event));
+        place
     }
 
     /// Says `message` now.
@@ -104,6 +138,7 @@ impl Effects {
     /// The gathered records, and what they announce, go to the disk as batch `number`.
     pub fn hand_over(&mut self, number: u64, alive: Now) -> Batch {
         self.held.hand_over();
+        self.published = 0;
         let follows = std::mem::take(&mut self.follows);
         let commands = std::mem::take(&mut self.commands);
         Batch { number, alive, follows, commands }
@@ -119,7 +154,15 @@ impl Effects {
     pub fn undo(&mut self, failed: Batch) {
         self.held = Flight::default();
         self.commands.clear();
+        self.published = 0;
         let newer = std::mem::replace(&mut self.follows, failed.follows);
         self.follows.extend(newer);
+    }
+}
+
+impl Default for Effects {
+    /// With a scribe who cannot write.
+    fn default() -> Self {
+        Effects::new(|_| Arc::from("{}"))
     }
 }

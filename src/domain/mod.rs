@@ -8,6 +8,7 @@ pub mod countdown;
 pub mod deadlines;
 pub mod disk;
 pub mod effects;
+pub mod events;
 pub mod history;
 pub mod replays;
 pub mod staged;
@@ -18,7 +19,8 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::limits::WALL_STEP_MIN;
 use disk::Image;
-use effects::{Batch, Effects};
+use effects::{Batch, Effects, Scribe};
+use events::Events;
 use replays::Replays;
 use timers::Timers;
 
@@ -27,6 +29,8 @@ use timers::Timers;
 pub struct Engine {
     /// The timers of the exam rooms.
     pub timers: Timers,
+    /// What happened.
+    pub events: Events,
     /// Answers kept for their `Idempotency-Key`.
     pub replays: Replays,
     /// What is to be stored, said and awaited.
@@ -46,12 +50,13 @@ pub struct Return {
 }
 
 impl Engine {
-    /// An engine without a past.
-    pub fn new(timers: timers::Settings) -> Self {
+    /// An engine without a past, whose events are put into words by `scribe`.
+    pub fn new(timers: timers::Settings, scribe: Scribe) -> Self {
         Engine {
             timers: Timers::new(timers),
+            events: Events::default(),
             replays: Replays::default(),
-            fx: Effects::default(),
+            fx: Effects::new(scribe),
             batch: 0,
             in_hand: false,
             clocks: None,
@@ -69,6 +74,7 @@ impl Engine {
             _ => Duration::ZERO,
         };
         self.batch = image.batch;
+        self.events.restore(image.names, image.last_seq);
         self.replays.restore(std::mem::take(&mut image.replays));
         // Within one boot the two clocks still stand to each other as they did, unless one was stepped meanwhile.
         self.clocks = image.alive.filter(|_| image.same_boot);
@@ -97,21 +103,29 @@ impl Engine {
         self.in_hand
     }
 
+    /// The number of the batch that gathers.
+    pub fn gathering(&self) -> u64 {
+        self.batch + 1
+    }
+
     /// What has gathered goes to the disk, even if that is only the sign of life. Never while a batch is in hand.
     pub fn hand_over(&mut self, now: Now) -> Batch {
         debug_assert!(!self.in_hand);
         self.in_hand = true;
         self.batch += 1;
         self.timers.hand_over();
+        self.events.hand_over();
         self.replays.hand_over();
         self.fx.hand_over(self.batch, now)
     }
 
-    /// The batch in hand is durable: pending becomes shown, then what it held back is said, then what has come due
-    /// meanwhile happens. In this order: a change is announced before what follows from it.
-    pub fn commit(&mut self, now: Now) {
+    /// The batch in hand is durable, and `last_seq` the number of the last event: pending becomes shown, then what it
+    /// held back is said, then what has come due meanwhile happens. In this order: a change is announced before what
+    /// follows from it.
+    pub fn commit(&mut self, now: Now, last_seq: u64) {
         self.in_hand = false;
         let touched = self.timers.commit();
+        self.events.commit(last_seq);
         self.replays.commit(&mut self.fx);
         self.fx.commit();
         self.timers.resettle(now, touched, &mut self.fx);
@@ -121,6 +135,7 @@ impl Engine {
     pub fn undo(&mut self, now: Now, failed: Batch) {
         self.in_hand = false;
         let touched = self.timers.undo();
+        self.events.undo();
         self.replays.undo();
         self.fx.undo(failed);
         self.timers.resettle(now, touched, &mut self.fx);

@@ -22,12 +22,24 @@ pub type Digest = [u8; 32];
 pub struct Replay {
     /// Under which key, with whose it is and for what.
     pub stub: Stub,
-    /// The HTTP status.
-    pub status: u16,
-    /// The header fields that belong to the answer.
-    pub headers: Vec<(String, String)>,
-    /// The body.
-    pub body: Arc<[u8]>,
+    /// What was answered.
+    pub first: First,
+}
+
+/// What a command was first answered.
+#[derive(Clone, Debug, PartialEq)]
+pub enum First {
+    /// In these words.
+    Words {
+        /// The HTTP status.
+        status: u16,
+        /// The header fields that belong to the answer.
+        headers: Vec<(String, String)>,
+        /// The body.
+        body: Arc<[u8]>,
+    },
+    /// With the event just before it in the same batch, whose number only the disk knows.
+    Event,
 }
 
 /// What memory keeps of it.
@@ -151,7 +163,7 @@ mod tests {
 
     fn replay(key: u8, body: u8, s: u64) -> Replay {
         let stub = Stub { key: [key; 32], body: [body; 32], at: at(s).wall };
-        Replay { stub, status: 201, headers: Vec::new(), body: Arc::from(*b"{}") }
+        Replay { stub, first: First::Event }
     }
 
     #[test]

@@ -24,7 +24,8 @@ use crate::clock::{Mono, Now, WallMs};
 use crate::domain::countdown::{Countdown, Deadline, Second};
 use crate::domain::deadlines::{Due, Sleeper};
 use crate::domain::disk::Image;
-use crate::domain::effects::{self, Effects, Record, Topic};
+use crate::domain::effects::{self, Effects, Record, Scribe, Topic};
+use crate::domain::events::{Event, Kind};
 use crate::domain::history::{self, Actor, Entry};
 use crate::domain::staged::{Flight, Hold, Staged};
 use crate::limits::TOTAL_S_MAX;
@@ -235,9 +236,18 @@ impl Timer {
         Topic::Timer(self.serial)
     }
 
-    fn entry(&self, at: WallMs, action: history::Action, actor: &Actor, second: Second, now: Now) -> Entry {
-        let remaining_ms = second.ms(self.countdown.left(now));
-        Entry { timer: self.id.clone(), revision: self.revision, at, action, actor: actor.clone(), remaining_ms }
+    /// The account of a change that was made `at` some instant, the timer being as it is after it.
+    fn account(&self, now: Now, at: WallMs, action: history::Action, actor: &Actor, voice: Voice<'_>) -> Account {
+        let reading = self.reading(now, voice.second);
+        let told = Told { timer: self, what: What::Changed(&action), reading, actor };
+        let event = told.kind().map(|kind| self.event(kind, at, &told, voice));
+        let (timer, revision, remaining_ms) = (self.id.clone(), self.revision, reading.remaining_ms);
+        Account { entry: Entry { timer, revision, at, action, actor: actor.clone(), remaining_ms }, event }
+    }
+
+    fn event(&self, kind: Kind, at: WallMs, told: &Told<'_>, voice: Voice<'_>) -> Event {
+        let (source, session) = (voice.source.clone(), Some(self.id.clone()));
+        Event { kind, source, session, user: None, payload: (voice.scribe)(told), at }
     }
 
     /// The scheduled instant has come: it has been running since then.
@@ -278,6 +288,82 @@ impl Timer {
         }
         self.state = to;
         self.revision += 1;
+    }
+}
+
+/// Something that happened to a timer, for those who follow events.
+pub struct Told<'a> {
+    /// To which, as it is after it.
+    pub timer: &'a Timer,
+    /// What.
+    pub what: What<'a>,
+    /// What its face shows then.
+    pub reading: Reading,
+    /// Who did it.
+    pub actor: &'a str,
+}
+
+/// What happened to a timer.
+pub enum What<'a> {
+    /// It was changed, as the history has it.
+    Changed(&'a history::Action),
+    /// It came down to this threshold, in seconds.
+    Warned(u32),
+    /// A second of its grid has passed.
+    Ticked,
+}
+
+impl Told<'_> {
+    /// The type of the event. `None`: it is part of another one; a schedule is told with the creation.
+    pub fn kind(&self) -> Option<Kind> {
+        Some(match self.what {
+            What::Warned(_) => Kind::TimerWarning,
+            What::Ticked => Kind::TimerTick,
+            What::Changed(action) => match action {
+                history::Action::Created { .. } => Kind::TimerCreated,
+                history::Action::Scheduled { .. } => return None,
+                history::Action::Started => Kind::TimerStarted,
+                history::Action::Paused => Kind::TimerPaused,
+                // A time without the daemon that counts as a pause is over.
+                history::Action::Resumed | history::Action::Outage { .. } => Kind::TimerResumed,
+                history::Action::Extended { .. } => Kind::TimerExtended,
+                history::Action::Stopped => Kind::TimerStopped,
+                history::Action::Expired => Kind::TimerExpired,
+                history::Action::Deleted => Kind::TimerDeleted,
+            },
+        })
+    }
+}
+
+/// How the timers' events are told.
+#[derive(Clone, Copy)]
+struct Voice<'a> {
+    second: Second,
+    source: &'a Actor,
+    scribe: Scribe,
+}
+
+/// A change as it is written: for the history, and for those who follow events.
+struct Account {
+    entry: Entry,
+    event: Option<Event>,
+}
+
+impl Account {
+    fn records(self) -> impl Iterator<Item = Record> {
+        std::iter::once(Record::History(self.entry)).chain(self.event.map(Record::Event))
+    }
+}
+
+impl Effects {
+    /// An account of what a command did.
+    fn command_account(&mut self, account: Account) {
+        account.records().for_each(|record| self.command(record));
+    }
+
+    /// An account of what followed from shown state.
+    fn follow_account(&mut self, account: Account) {
+        account.records().for_each(|record| self.follow(record));
     }
 }
 
@@ -371,7 +457,7 @@ struct Slot {
 struct Latest {
     serial: u32,
     timer: Timer,
-    came_due: Option<(Entry, Message)>,
+    came_due: Option<(Account, Message)>,
 }
 
 impl Slot {
@@ -436,6 +522,11 @@ impl Timers {
         self.slots.get(&serial)?.staged.shown()
     }
 
+    /// The timer shown with this serial number, as it was last settled.
+    pub fn peek(&self, serial: u32) -> Option<&Timer> {
+        self.slots.get(&serial)?.staged.shown()
+    }
+
     // -----------------------------------------------------------------------------------------------------------
     // Commands.
 
@@ -462,19 +553,22 @@ impl Timers {
             completed_at: None,
             revision: 1,
         };
+        if let Begin::At(start_at) = plan.begin {
+            timer.start_at = Some(start_at);
+        }
+        let voice = self.voice(fx.scribe);
         let created = history::Action::Created { name: timer.name.clone(), duration_s: timer.duration_s };
-        fx.command(Record::History(timer.entry(now.wall, created, actor, second, now)));
+        fx.command_account(timer.account(now, now.wall, created, actor, voice));
         match plan.begin {
             Begin::ByHand => {}
             Begin::Now => {
                 timer.apply(now, Action::Start, State::Running, second);
-                fx.command(Record::History(timer.entry(now.wall, history::Action::Started, actor, second, now)));
+                fx.command_account(timer.account(now, now.wall, history::Action::Started, actor, voice));
             }
             Begin::At(start_at) => {
-                timer.start_at = Some(start_at);
                 timer.revision += 1;
                 let scheduled = history::Action::Scheduled { start_at };
-                fx.command(Record::History(timer.entry(now.wall, scheduled, actor, second, now)));
+                fx.command_account(timer.account(now, now.wall, scheduled, actor, voice));
             }
         }
         self.serials.insert(timer.id.clone(), serial);
@@ -525,11 +619,11 @@ impl Timers {
             }
             Action::Stop => (history::Action::Stopped, Message::Stopped(reading)),
         };
-        if let Some((entry, message)) = came_due {
-            fx.command(Record::History(entry));
+        if let Some((account, message)) = came_due {
+            fx.command_account(account);
             fx.announce_when_durable(timer.topic(), effects::Message::Timer(message));
         }
-        fx.command(Record::History(timer.entry(now.wall, what, actor, second, now)));
+        fx.command_account(timer.account(now, now.wall, what, actor, self.voice(fx.scribe)));
         fx.announce_when_durable(timer.topic(), effects::Message::Timer(message));
         self.stage(serial, Some(timer.clone()), fx);
         Verdict { outcome: Ok(timer), hold: Hold::Gathering }
@@ -549,12 +643,11 @@ impl Timers {
             Ok(latest) => latest,
             Err(refusal) => return Verdict::refused(refusal, hold),
         };
-        if let Some((entry, _)) = came_due {
-            fx.command(Record::History(entry));
+        if let Some((account, _)) = came_due {
+            fx.command_account(account);
         }
         timer.revision += 1;
-        let entry = timer.entry(now.wall, history::Action::Deleted, actor, self.settings.second, now);
-        fx.command(Record::History(entry));
+        fx.command_account(timer.account(now, now.wall, history::Action::Deleted, actor, self.voice(fx.scribe)));
         fx.announce_when_durable(timer.topic(), effects::Message::Timer(Message::Deleted));
         self.stage(serial, None, fx);
         Verdict { outcome: Ok(timer), hold: Hold::Gathering }
@@ -603,8 +696,14 @@ impl Timers {
             let Some(mut slot) = self.slots.remove(&serial) else { continue };
             let Some(timer) = slot.staged.shown_mut() else { continue };
             timer.revision += 1;
-            let entry = timer.entry(now.wall, history::Action::Deleted, &self.timerd, self.settings.second, now);
-            fx.follow(Record::History(entry));
+            let timer = &*timer;
+            fx.follow_account(timer.account(
+                now,
+                now.wall,
+                history::Action::Deleted,
+                &self.timerd,
+                Voice { second: self.settings.second, source: &self.timerd, scribe: fx.scribe },
+            ));
             fx.follow(Record::TimerGone(timer.id.clone()));
             fx.announce(timer.topic(), effects::Message::Timer(Message::Deleted));
             self.serials.remove(&timer.id);
@@ -615,6 +714,7 @@ impl Timers {
     /// Brings what is shown of a timer to `now`: what has come due happens, in order, and the next alarm is set.
     fn settle(&mut self, now: Now, serial: u32, fx: &mut Effects) {
         let second = self.settings.second;
+        let voice = Voice { second, source: &self.timerd, scribe: fx.scribe };
         let Some(slot) = self.slots.get_mut(&serial) else { return };
         let Some(shown) = slot.staged.shown() else { return };
         let pending = slot.staged.is_pending();
@@ -626,7 +726,7 @@ impl Timers {
                 timer.start_as_scheduled(now, at);
                 // Its end is named after the instant that was set, whatever the clock has done since.
                 slot.misnamed = false;
-                fx.follow(Record::History(timer.entry(at, history::Action::Started, &self.scheduler, second, now)));
+                fx.follow_account(timer.account(now, at, history::Action::Started, &self.scheduler, voice));
                 fx.follow(Record::Timer(timer.clone()));
                 fx.announce(topic, effects::Message::Timer(Message::Started(timer.reading(now, second))));
             }
@@ -640,6 +740,9 @@ impl Timers {
         if timer.state == State::Running && reading.remaining_s < slot.told_s && !(over && pending) {
             let crossed = timer.thresholds.iter().filter(|at| (reading.remaining_s..slot.told_s).contains(at));
             for &threshold_s in crossed {
+                let what = What::Warned(threshold_s);
+                let told = Told { timer, what, reading, actor: &self.timerd };
+                fx.follow(Record::Event(timer.event(Kind::TimerWarning, now.wall, &told, voice)));
                 fx.announce(topic, effects::Message::Timer(Message::Warning { reading, threshold_s }));
             }
             fx.announce(topic, effects::Message::Timer(Message::Tick(reading)));
@@ -651,7 +754,7 @@ impl Timers {
             && let Some(ends) = timer.countdown.ends()
         {
             timer.expire(ends);
-            fx.follow(Record::History(timer.entry(ends.wall, history::Action::Expired, &self.timerd, second, now)));
+            fx.follow_account(timer.account(now, ends.wall, history::Action::Expired, &self.timerd, voice));
             fx.follow(Record::Timer(timer.clone()));
             fx.announce(topic, effects::Message::Timer(Message::Expired(timer.reading(now, second))));
         }
@@ -733,6 +836,8 @@ impl Timers {
     /// Takes up the timers of an earlier run, the time between counted as the operator wants it.
     pub fn restore(&mut self, now: Now, image: Image, fx: &mut Effects) {
         let Settings { second, outage, .. } = self.settings;
+        let timerd = self.timerd.clone();
+        let voice = Voice { second, source: &timerd, scribe: fx.scribe };
         let alive = image.alive.unwrap_or(now);
         let away = if image.same_boot { now.mono.since(alive.mono) } else { now.wall.since(alive.wall) };
         self.serial = image.serial;
@@ -749,14 +854,13 @@ impl Timers {
                 let left_now = if outage == Outage::Freeze { left } else { left.saturating_sub(away) };
                 if left.is_zero() || left_now.is_zero() {
                     timer.expire(ends);
-                    let expired = timer.entry(ends.wall, history::Action::Expired, &self.timerd, second, now);
-                    fx.follow(Record::History(expired));
+                    fx.follow_account(timer.account(now, ends.wall, history::Action::Expired, &timerd, voice));
                     fx.follow(Record::Timer(timer.clone()));
                 } else if outage == Outage::Freeze && !away.is_zero() {
                     timer.countdown = Countdown::Running { ends: Deadline::after(now, left_now) };
                     timer.revision += 1;
                     let frozen = history::Action::Outage { added_ms: second.ms(away) };
-                    fx.follow(Record::History(timer.entry(now.wall, frozen, &self.timerd, second, now)));
+                    fx.follow_account(timer.account(now, now.wall, frozen, &timerd, voice));
                     fx.follow(Record::Timer(timer.clone()));
                 } else if !image.same_boot {
                     // The boot time in the record means nothing any more; the wall time does, unless the wall clock
@@ -792,7 +896,7 @@ impl Timers {
         let Some(&serial) = self.serials.get(id) else { return (Err(Refusal::NotFound), Hold::Nothing) };
         self.settle(now, serial, fx);
         let hold = self.slots.get(&serial).map_or(Hold::Nothing, |slot| slot.staged.hold());
-        match self.latest_at(now, serial) {
+        match self.latest_at(now, serial, fx.scribe) {
             None => (Err(Refusal::NotFound), hold),
             Some(latest) if !expected(latest.timer.revision) => (Err(Refusal::Changed(latest.timer.revision)), hold),
             Some(latest) => (Ok(latest), hold),
@@ -802,19 +906,23 @@ impl Timers {
     /// Only a state that still waits for the disk can lag behind `now` once its timer is settled: what time alone has
     /// brought about in it goes along with the next command. An end in it makes every action a refusal, and needs no
     /// entry: it will follow when the state is shown.
-    fn latest_at(&self, now: Now, serial: u32) -> Option<Latest> {
+    fn latest_at(&self, now: Now, serial: u32, scribe: Scribe) -> Option<Latest> {
         let second = self.settings.second;
         let mut timer = self.slots.get(&serial)?.staged.latest()?.clone();
         let mut came_due = None;
         if let Some(at) = timer.start_at.filter(|at| *at <= now.wall) {
             timer.start_as_scheduled(now, at);
-            let entry = timer.entry(at, history::Action::Started, &self.scheduler, second, now);
-            came_due = Some((entry, Message::Started(timer.reading(now, second))));
+            let account = timer.account(now, at, history::Action::Started, &self.scheduler, self.voice(scribe));
+            came_due = Some((account, Message::Started(timer.reading(now, second))));
         }
         if timer.countdown.is_over(now) {
             timer.state = State::Expired;
         }
         Some(Latest { serial, timer, came_due })
+    }
+
+    fn voice(&self, scribe: Scribe) -> Voice<'_> {
+        Voice { second: self.settings.second, source: &self.timerd, scribe }
     }
 
     fn stage(&mut self, serial: u32, next: Option<Timer>, fx: &mut Effects) {
@@ -855,6 +963,7 @@ mod tests {
         wall_ms: i64,
         said: Vec<(u64, Message)>,
         history: Vec<Entry>,
+        events: Vec<Event>,
         durable: BTreeMap<u32, Timer>,
         alive: Now,
     }
@@ -867,11 +976,12 @@ mod tests {
         fn with(outage: Outage) -> Self {
             let settings = Settings { timers_max: 1000, second: Second::REAL, outage, keep_finished: None };
             Room {
-                engine: Engine::new(settings),
+                engine: Engine::new(settings, |_| Arc::from("{}")),
                 now_ns: 100 * S,
                 wall_ms: EPOCH_MS,
                 said: Vec::new(),
                 history: Vec::new(),
+                events: Vec::new(),
                 durable: BTreeMap::new(),
                 alive: Now::default(),
             }
@@ -921,10 +1031,11 @@ mod tests {
                     Record::Timer(timer) => _ = self.durable.insert(timer.serial, timer),
                     Record::TimerGone(id) => self.durable.retain(|_, timer| timer.id != id),
                     Record::History(entry) => self.history.push(entry),
+                    Record::Event(event) => self.events.push(event),
                     Record::Replay(_) | Record::ReplayGone(_) => {}
                 }
             }
-            self.engine.commit(now);
+            self.engine.commit(now, 0);
             self.hear();
         }
 
@@ -984,7 +1095,8 @@ mod tests {
             let mut fresh = Room::with(outage).engine;
             let timers = self.durable.values().cloned().collect();
             let serial = self.durable.keys().max().copied().unwrap_or(0);
-            let image = Image { batch: 7, alive: Some(self.alive), same_boot, serial, timers, replays: Vec::new() };
+            let alive = Some(self.alive);
+            let image = Image { batch: 7, alive, same_boot, serial, timers, ..Image::default() };
             fresh.restore(self.now(), image);
             self.engine = fresh;
             self.said.clear();
@@ -1262,6 +1374,37 @@ mod tests {
         room.alive = room.now();
         room.restart(100 * S, true);
         assert_eq!(room.shown(&id).completed_at, Some(WallMs::from_ms(EPOCH_MS + 5_000)));
+    }
+
+    #[test]
+    fn every_change_is_told_as_an_event_of_the_same_commit() {
+        let mut room = Room::new();
+        let id = room.create(3, &[2], Begin::At(WallMs::from_ms(EPOCH_MS + 2_000)));
+        room.pass(3 * S);
+        room.commit();
+        for action in [Action::Pause, Action::Resume, Action::Extend { added_s: 1 }] {
+            assert!(room.act_pending(&id, action).outcome.is_ok());
+            room.commit();
+        }
+        room.pass(5 * S);
+        room.commit();
+        let told: Vec<Kind> = room.events.iter().map(|event| event.kind).collect();
+        let expected = [
+            Kind::TimerCreated,
+            Kind::TimerStarted,
+            Kind::TimerWarning,
+            Kind::TimerPaused,
+            Kind::TimerResumed,
+            Kind::TimerExtended,
+            // The extension lifted the descent above the threshold, so that it is crossed again.
+            Kind::TimerWarning,
+            Kind::TimerExpired,
+        ];
+        assert_eq!(told, expected);
+        assert!(room.events.iter().all(|event| event.session.as_deref() == Some(&*id) && &*event.source == "timerd"));
+        // Each at its true instant, as the history has it.
+        assert_eq!(room.events[1].at, WallMs::from_ms(EPOCH_MS + 2_000));
+        assert_eq!(room.events.last().unwrap().at, room.history.last().unwrap().at);
     }
 
     #[test]

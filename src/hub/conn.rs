@@ -13,7 +13,7 @@ use crate::domain::effects::Topic;
 use crate::hub::outbox::{Frame, Outbox};
 use crate::limits::*;
 use crate::wire::http::{self, Head, Request, Stage, Version};
-use crate::wire::ws;
+use crate::wire::ws::{self, Limit};
 
 /// A connection's name within the hub: the index is the driver's too, the generation tells it from an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct Conn {
     pub phase: Phase,
     /// Marked for the next flush.
     pub dirty: bool,
+    /// A subscriber's: what it takes is looked at.
+    pub is_feed: bool,
     /// When its one valid alarm rings.
     pub alarm: Mono,
     /// What it speaks.
@@ -204,6 +206,10 @@ pub enum Listens {
         /// Whether it takes a place.
         counted: bool,
     },
+    /// That what it publishes is stored; its place among the publishers.
+    Publisher(u32),
+    /// Events; its place among the subscribers.
+    Subscriber(u32),
     /// Itself.
     Echo,
     /// Nothing: it was refused.
@@ -225,8 +231,12 @@ impl Socket {
     }
 
     /// Bytes that a message may have.
-    pub fn message_bytes_max(&self) -> usize {
-        if self.listens == Listens::Echo { ECHO_BYTES_MAX } else { MESSAGE_BYTES_MAX }
+    pub fn message_limit(&self) -> Limit {
+        match self.listens {
+            Listens::Echo => Limit::Close(ECHO_BYTES_MAX),
+            Listens::Publisher(_) | Listens::Subscriber(_) => Limit::Skip(EVENT_MESSAGE_BYTES_MAX),
+            Listens::Topic { .. } | Listens::Nothing => Limit::Close(MESSAGE_BYTES_MAX),
+        }
     }
 
     /// Counts a message of the client. `false`: it says too much.
@@ -235,7 +245,8 @@ impl Socket {
         const AHEAD_MAX: Duration =
             Duration::from_nanos(1_000_000_000 / MESSAGES_PER_S as u64 * MESSAGES_BURST as u64);
         self.pace = self.pace.max(now) + STEP;
-        self.pace.since(now) <= AHEAD_MAX || self.listens == Listens::Echo
+        // Publishers are slowed down by the disk, and by nothing else.
+        self.pace.since(now) <= AHEAD_MAX || matches!(self.listens, Listens::Echo | Listens::Publisher(_))
     }
 
     /// When something must be said or done next, if the client stays silent and was last `told` something then.
@@ -258,6 +269,7 @@ impl Conn {
             generation,
             phase: Phase::Open,
             dirty: false,
+            is_feed: false,
             protocol: Protocol::Http(Box::new(Http::new(now, peer, over))),
         }
     }
@@ -288,9 +300,10 @@ impl Conn {
                 let idle = http.takes_requests() && http.next.is_none() && !http.parked;
                 idle && self.outbox.bytes() < OUTBOX_BYTES_MAX
             }
-            // An echo has no bound of its own in the outbox: the next message waits until it has gone.
+            // Answers that were asked for have no bound in the outbox: the next message waits until they have gone.
             (Phase::Open, Protocol::Socket(socket)) => {
-                socket.listens != Listens::Echo || self.outbox.bytes() < OUTBOX_BYTES_MAX
+                let answers = matches!(socket.listens, Listens::Echo | Listens::Publisher(_));
+                !answers || self.outbox.bytes() < OUTBOX_BYTES_MAX
             }
         }
     }

@@ -9,11 +9,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::clock::{Mono, Now, WallMs};
+use crate::clock::{Mono, Now};
 use crate::domain::Engine;
-use crate::domain::disk::{Job, Query};
+use crate::domain::disk::{Job, Old, Query, Search};
 use crate::domain::staged::{Flight, Hold};
 use crate::hub::conn::ConnId;
+use crate::hub::events::FeedId;
 use crate::limits::{DISK_HANG_MAX, DISK_RETRY_EVERY, QUERIES_MAX};
 use crate::wire::http::{Head, Response};
 
@@ -28,12 +29,30 @@ pub struct Waiting {
     pub head: Head,
 }
 
+/// An answer that may not leave yet.
+#[derive(Debug)]
+pub enum Held {
+    /// These words.
+    Words(Response),
+    /// The event at this place among those that the batch publishes, as soon as it has its number.
+    Event(u32),
+}
+
+/// Somebody who asked the disk.
+#[derive(Debug)]
+pub enum Asker {
+    /// For the answer to a request.
+    Request(Waiting),
+    /// For the next page of a subscriber.
+    Feed(FeedId),
+}
+
 /// What is kept until the disk has spoken.
 #[derive(Debug, Default)]
 pub struct Custody {
-    held: Flight<Vec<(Waiting, Response)>>,
+    held: Flight<Vec<(Waiting, Held)>>,
     asks: Flight<Vec<(Waiting, Query)>>,
-    asked: BTreeMap<u64, Waiting>,
+    asked: BTreeMap<u64, Asker>,
     tickets: u64,
     jobs: Vec<Job>,
     in_hand_since: Option<Mono>,
@@ -55,10 +74,10 @@ impl Custody {
     }
 
     /// Keeps an answer until the batch it tells of is durable.
-    pub fn hold(&mut self, hold: Hold, waiting: Waiting, response: Response) {
+    pub fn hold(&mut self, hold: Hold, waiting: Waiting, held: Held) {
         match hold {
-            Hold::Writing => self.held.writing.push((waiting, response)),
-            Hold::Gathering | Hold::Nothing => self.held.gathering.push((waiting, response)),
+            Hold::Writing => self.held.writing.push((waiting, held)),
+            Hold::Gathering | Hold::Nothing => self.held.gathering.push((waiting, held)),
         }
     }
 
@@ -70,24 +89,31 @@ impl Custody {
     /// Asks the disk, after the batch that the question is about.
     pub fn ask(&mut self, hold: Hold, waiting: Waiting, query: Query) {
         match hold {
-            Hold::Nothing => {
-                self.tickets += 1;
-                self.asked.insert(self.tickets, waiting);
-                self.jobs.push(Job::Ask(self.tickets, query));
-            }
+            Hold::Nothing => self.ask_now(Asker::Request(waiting), query),
             Hold::Writing => self.asks.writing.push((waiting, query)),
             Hold::Gathering => self.asks.gathering.push((waiting, query)),
         }
     }
 
+    /// Asks the disk for the next page of a subscriber.
+    pub fn ask_for_feed(&mut self, id: FeedId, search: Search) {
+        self.ask_now(Asker::Feed(id), Query::Events(search));
+    }
+
+    fn ask_now(&mut self, asker: Asker, query: Query) {
+        self.tickets += 1;
+        self.asked.insert(self.tickets, asker);
+        self.jobs.push(Job::Ask(self.tickets, query));
+    }
+
     /// Who asked the question with this ticket.
-    pub fn asker(&mut self, ticket: u64) -> Option<Waiting> {
+    pub fn asker(&mut self, ticket: u64) -> Option<Asker> {
         self.asked.remove(&ticket)
     }
 
-    /// Asks the disk to forget old history.
-    pub fn forget(&mut self, before: WallMs) {
-        self.jobs.push(Job::Forget(before));
+    /// Asks the disk to forget what is old.
+    pub fn forget(&mut self, old: Old) {
+        self.jobs.push(Job::Forget(old));
     }
 
     /// The sign of life is to be written.
@@ -110,7 +136,7 @@ impl Custody {
     }
 
     /// The batch in hand is durable: these answers may leave. Questions about it are asked now.
-    pub fn written(&mut self) -> Vec<(Waiting, Response)> {
+    pub fn written(&mut self) -> Vec<(Waiting, Held)> {
         if self.degraded.take().is_some() {
             log::warn!("commands are taken again");
         }
@@ -118,9 +144,7 @@ impl Custody {
         self.hung = false;
         for (waiting, query) in std::mem::take(&mut self.asks.writing) {
             // These have been counted when they were put here.
-            self.tickets += 1;
-            self.asked.insert(self.tickets, waiting);
-            self.jobs.push(Job::Ask(self.tickets, query));
+            self.ask_now(Asker::Request(waiting), query);
         }
         std::mem::take(&mut self.held.writing)
     }
@@ -138,9 +162,9 @@ impl Custody {
     }
 
     /// The disk has not answered for too long: all these are told that the outcome is unknown.
-    pub fn hang(&mut self, now: Now) -> Vec<Waiting> {
+    pub fn hang(&mut self, now: Now) -> Option<Vec<Asker>> {
         if self.hung || self.in_hand_since.is_none_or(|since| now.mono.since(since) < DISK_HANG_MAX) {
-            return Vec::new();
+            return None;
         }
         log::error!(
             "the disk has not answered for {} s; clocks run on, commands are refused",
@@ -150,7 +174,7 @@ impl Custody {
         self.degraded = Some("The disk does not answer: nothing was changed".to_owned());
         self.retry_at = now.mono;
         let askers = std::mem::take(&mut self.asked).into_values();
-        self.everybody().into_iter().chain(askers).collect()
+        Some(self.everybody().into_iter().map(Asker::Request).chain(askers).collect())
     }
 
     /// When the disk must be looked after without its having spoken.

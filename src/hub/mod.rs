@@ -11,6 +11,7 @@
 pub mod audience;
 pub mod conn;
 pub mod custody;
+pub mod events;
 pub mod outbox;
 mod requests;
 mod sockets;
@@ -22,22 +23,26 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::api::Api;
 use crate::api::answer::unavailable;
 use crate::api::chance::Chance;
+use crate::api::events::Speller;
 use crate::api::guard::Guard;
+use crate::api::rates::{Limiter, Rates};
 use crate::api::time::imf_fixdate;
+use crate::api::{self, Api, Words};
 use crate::clock::{Mono, Now, WallMs};
 use crate::domain::deadlines::{Due, Sleeper};
-use crate::domain::disk::{Done, Image, Job};
+use crate::domain::disk::{Done, Extent, Image, Job, Old};
 use crate::domain::effects::{Batch, Record, Topic};
+use crate::domain::events::{self as domain_events, Event, Stored};
 use crate::domain::{Engine, Return, timers};
 use crate::limits::*;
 use crate::metrics::Metrics;
 use crate::wire::http::Stage;
 use audience::Audience;
 use conn::{Conn, ConnId, Phase, Protocol};
-use custody::{Custody, Waiting};
+use custody::{Asker, Custody, Held, Waiting};
+use events::Feeds;
 
 /// Why a socket is closed with 1012: come back.
 const RESTART: &str = "Service restart";
@@ -48,12 +53,18 @@ pub struct Settings {
     pub timers: timers::Settings,
     /// Who may ask for what.
     pub guard: Guard,
-    /// Clients of one timer.
-    pub clients_per_timer: u32,
+    /// How much is allowed.
+    pub limits: api::Limits,
+    /// How often one address may ask for events.
+    pub rates: Rates,
     /// Connections served at a time.
     pub connections_max: usize,
     /// How long the history of timers that are gone is kept. `None`: for ever.
     pub keep_history: Option<Duration>,
+    /// How long events are kept. `None`: for ever.
+    pub keep_events: Option<Duration>,
+    /// How many events are kept. `None`: all.
+    pub keep_events_max: Option<u64>,
     /// The secret that ids are drawn from.
     pub seed: [u8; 32],
 }
@@ -86,6 +97,9 @@ pub struct Hub {
     conns: Slab<Conn>,
     generation: u32,
     audiences: HashMap<Topic, Audience>,
+    feeds: Feeds,
+    limiter: Limiter,
+    speller: Speller,
     custody: Custody,
     /// Connections with something to send, in the order in which they will be served.
     dirty: VecDeque<u32>,
@@ -100,6 +114,8 @@ pub struct Hub {
     unsent_bytes: usize,
     connections_max: usize,
     keep_history: Option<Duration>,
+    keep_events: Option<Duration>,
+    keep_events_max: Option<u64>,
     stopping: bool,
     date: Date,
     /// The announcement being encoded.
@@ -116,12 +132,15 @@ impl Hub {
     pub fn new(now: Now, settings: Settings, image: Image) -> Result<(Self, Return), matchit::InsertError> {
         let mut hub = Hub {
             metrics: Metrics::new(),
-            api: Api::new(settings.guard, settings.clients_per_timer)?,
-            engine: Engine::new(settings.timers),
+            api: Api::new(settings.guard, settings.limits)?,
+            engine: Engine::new(settings.timers, api::events::payload),
             chance: Chance::new(settings.seed),
             conns: Slab::new(),
             generation: 0,
             audiences: HashMap::new(),
+            feeds: Feeds::default(),
+            limiter: Limiter::new(settings.rates),
+            speller: Speller::new(image.names),
             custody: Custody::default(),
             dirty: VecDeque::new(),
             parked: VecDeque::new(),
@@ -132,6 +151,8 @@ impl Hub {
             unsent_bytes: 0,
             connections_max: settings.connections_max,
             keep_history: settings.keep_history,
+            keep_events: settings.keep_events,
+            keep_events_max: settings.keep_events_max,
             stopping: false,
             date: Date::default(),
             text: String::new(),
@@ -175,9 +196,18 @@ impl Hub {
             log::warn!("the wall clock was stepped by {step_ms} ms; nothing running was moved");
             self.publish(now);
         }
-        let unknown = self.custody.hang(now);
-        let text = "The disk does not answer: outcome unknown. Ask again with the same Idempotency-Key";
-        self.turn_away(now, unknown, text);
+        if let Some(askers) = self.custody.hang(now) {
+            let text = "The disk does not answer: outcome unknown. Ask again with the same Idempotency-Key";
+            let mut unknown = Vec::new();
+            for asker in askers {
+                match asker {
+                    Asker::Request(waiting) => unknown.push(waiting),
+                    Asker::Feed(id) => self.page_turned(now, id, Err(text.to_owned())),
+                }
+            }
+            self.turn_away(now, unknown, text);
+            self.disown(now, "Outcome unknown: the disk does not answer");
+        }
     }
 
     /// Lets what has come due happen. Returns whether some of it is left for the next turn.
@@ -209,8 +239,12 @@ impl Hub {
                 Due::Upkeep => {
                     self.engine.upkeep(now);
                     self.sweep_alarms();
-                    if let Some(keep) = self.keep_history {
-                        self.custody.forget(now.wall - keep);
+                    self.limiter.upkeep(now.mono);
+                    let history = self.keep_history.map(|keep| Old::History(now.wall - keep));
+                    let events = self.keep_events.map(|keep| Old::Events(Extent::Before(now.wall - keep)));
+                    let excess = self.keep_events_max.map(|most| Old::Events(Extent::Beyond(most)));
+                    for old in [history, events, excess].into_iter().flatten() {
+                        self.custody.forget(old);
                     }
                     self.engine.fx.deadlines.arm(now.mono + UPKEEP_EVERY, Due::Upkeep);
                 }
@@ -253,18 +287,30 @@ impl Hub {
     /// The disk has spoken.
     pub fn handle_done(&mut self, now: Now, done: Done) {
         match done {
-            Done::Written(batch) => {
+            Done::Written(batch, last_seq) => {
                 let taken = self.custody.in_hand_since().map_or(Duration::ZERO, |since| now.mono.since(since));
                 self.metrics.commits.inc();
                 self.metrics.commit_duration.observe(taken.as_secs_f64());
                 log_changes(&batch);
-                self.engine.commit(now);
+                self.engine.commit(now, last_seq);
                 // The answer to a command goes before what it announces: whoever asked is not surprised by it.
-                for (Waiting { conn, number, head }, response) in self.custody.written() {
+                let published: Vec<&Event> = domain_events::of(&batch.commands).collect();
+                for (Waiting { conn, number, head }, held) in self.custody.written() {
+                    let response = match held {
+                        Held::Words(response) => response,
+                        Held::Event(place) => {
+                            let Some(event) = published.get(place as usize) else { continue };
+                            let seq = last_seq - published.len() as u64 + 1 + u64::from(place);
+                            let stored = Stored { seq, event: (*event).clone() };
+                            self.api.published(&head, &stored, &mut self.speller)
+                        }
+                    };
                     self.reply(now, conn, number, &head, &response);
                     self.resume(now, conn);
                 }
+                self.acknowledge(now, &batch, last_seq);
                 self.publish(now);
+                self.release_events(now, &batch, last_seq);
             }
             Done::Failed(batch, why) => {
                 self.metrics.commits_failed.inc();
@@ -272,15 +318,20 @@ impl Hub {
                 let waiting = self.custody.failed(now, &why);
                 let text = self.custody.degraded().unwrap_or_default().to_owned();
                 self.turn_away(now, waiting, &text);
+                self.disown(now, &format!("Nothing was stored: {text}"));
                 self.publish(now);
             }
-            Done::Answered(ticket, answered) => {
-                if let Some(Waiting { conn, number, head }) = self.custody.asker(ticket) {
-                    let response = self.api.render(&head, answered);
+            Done::Answered(ticket, answered) => match self.custody.asker(ticket) {
+                Some(Asker::Request(Waiting { conn, number, head })) => {
+                    let router = api::events::router(self.feeds.subscribed(), self.engine.events.queued());
+                    let mut words = Words { speller: &mut self.speller, router };
+                    let response = self.api.render(&head, answered, &mut words);
                     self.reply(now, conn, number, &head, &response);
                     self.resume(now, conn);
                 }
-            }
+                Some(Asker::Feed(id)) => self.page_turned(now, id, answered),
+                None => {}
+            },
             Done::Closed => {}
         }
     }
@@ -317,7 +368,10 @@ impl Hub {
 
     /// Whether the input of a connection is to be read at all. What is left now must be offered again.
     pub fn wants_input(&self, index: u32) -> bool {
-        self.conns.get(index as usize).is_some_and(Conn::wants_input)
+        self.conns.get(index as usize).is_some_and(|conn| match &conn.protocol {
+            Protocol::Socket(socket) => conn.wants_input() && !self.feeds.is_full(socket.listens),
+            Protocol::Http(_) => conn.wants_input(),
+        })
     }
 
     /// Bytes have come.
@@ -374,6 +428,7 @@ impl Hub {
                 continue;
             }
             let mut broken = false;
+            let waited = conn.outbox.bytes();
             while !conn.outbox.is_empty() {
                 let (offered, sent) = match conn.outbox.only() {
                     Some(bytes) => (bytes.len(), sockets.send(index, bytes)),
@@ -405,6 +460,7 @@ impl Hub {
                     }
                 }
             }
+            let fed = (conn.is_feed && !broken && conn.phase == Phase::Open).then(|| conn.outbox.bytes() < waited);
             if broken {
                 self.kill(index);
             } else if !conn.outbox.is_empty() {
@@ -420,6 +476,9 @@ impl Hub {
                 // It is idle since the answer has gone, not since it was given.
                 http.since = if http.stage == Stage::Idle { now.mono } else { http.since };
                 self.pump(now, index);
+            }
+            if let Some(took) = fed {
+                self.fed(now, index, took);
             }
             if bytes_left == 0 {
                 break;
@@ -520,7 +579,8 @@ impl Hub {
     fn leave(&mut self, now: Now, index: u32) {
         let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
         conn.phase = Phase::Leaving;
-        let patience = if matches!(conn.protocol, Protocol::Http(_)) { WRITE_STALL_MAX } else { LINGER_MAX };
+        // What was sent before the end is worth some patience; the bytes are there already.
+        let patience = if matches!(conn.protocol, Protocol::Http(_)) { WRITE_STALL_MAX } else { SLOW_LINGER_MAX };
         self.set_alarm(index, now.mono + patience);
         self.mark(index);
     }
@@ -540,7 +600,7 @@ impl Hub {
         let Some(conn) = self.conns.get(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
         let patience = match &conn.protocol {
             Protocol::Http(http) => http.patience(!conn.outbox.is_empty()),
-            Protocol::Socket(socket) => Some(socket.patience(conn.told)),
+            Protocol::Socket(socket) => Some(socket.patience(conn.told).min(self.feeds.patience(socket.listens))),
         };
         if let Some(due) = patience.filter(|due| *due < conn.alarm) {
             self.set_alarm(index, due);

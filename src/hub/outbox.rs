@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
-use crate::limits::{OUTBOX_BYTES_MAX, OUTBOX_FRAMES_MAX};
+use crate::limits::{FEED_BYTES_MAX, FEED_FRAMES_MAX, OUTBOX_BYTES_MAX, OUTBOX_FRAMES_MAX};
 
 /// Frames that one system call sends.
 const SLICES_MAX: usize = 8;
@@ -42,6 +42,20 @@ impl Frame {
     }
 }
 
+/// How much may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    bytes: usize,
+    frames: usize,
+}
+
+impl Bound {
+    /// For a timer's client.
+    pub const CLIENT: Bound = Bound { bytes: OUTBOX_BYTES_MAX, frames: OUTBOX_FRAMES_MAX };
+    /// For a subscriber.
+    pub const FEED: Bound = Bound { bytes: FEED_BYTES_MAX, frames: FEED_FRAMES_MAX };
+}
+
 /// The client does not keep up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overflow;
@@ -62,9 +76,9 @@ impl Outbox {
     ///
     /// # Errors
     /// [`Overflow`] when the bound would be passed; nothing is queued then.
-    pub fn push(&mut self, frame: &Shared) -> Result<bool, Overflow> {
+    pub fn push(&mut self, frame: &Shared, bound: Bound) -> Result<bool, Overflow> {
         let gave_way = frame.is_tick && !self.frames.is_empty() && self.drop_unsent_tick();
-        if self.bytes() + frame.bytes.len() > OUTBOX_BYTES_MAX || self.frames.len() >= OUTBOX_FRAMES_MAX {
+        if self.bytes() + frame.bytes.len() > bound.bytes || self.frames.len() >= bound.frames {
             return Err(Overflow);
         }
         self.push_unbounded(frame.clone());
@@ -176,10 +190,10 @@ mod tests {
     #[test]
     fn a_newer_tick_replaces_the_unsent_one_and_goes_to_the_end() {
         let mut outbox = Outbox::default();
-        outbox.push(&Frame::tick(b"61 ".to_vec())).unwrap();
-        outbox.push(&Frame::lasting(b"warning60 ".to_vec())).unwrap();
-        assert_eq!(outbox.push(&Frame::tick(b"60 ".to_vec())), Ok(true));
-        outbox.push(&Frame::lasting(b"paused ".to_vec())).unwrap();
+        outbox.push(&Frame::tick(b"61 ".to_vec()), Bound::CLIENT).unwrap();
+        outbox.push(&Frame::lasting(b"warning60 ".to_vec()), Bound::CLIENT).unwrap();
+        assert_eq!(outbox.push(&Frame::tick(b"60 ".to_vec()), Bound::CLIENT), Ok(true));
+        outbox.push(&Frame::lasting(b"paused ".to_vec()), Bound::CLIENT).unwrap();
         assert_eq!(outbox.bytes(), 20);
         assert_eq!(drain(&mut outbox), "warning60 60 paused ");
         assert!(outbox.is_empty());
@@ -189,10 +203,10 @@ mod tests {
     #[test]
     fn a_tick_on_its_way_is_finished() {
         let mut outbox = Outbox::default();
-        outbox.push(&Frame::tick(b"61 ".to_vec())).unwrap();
+        outbox.push(&Frame::tick(b"61 ".to_vec()), Bound::CLIENT).unwrap();
         outbox.advance(1);
-        assert_eq!(outbox.push(&Frame::tick(b"60 ".to_vec())), Ok(false));
-        assert_eq!(outbox.push(&Frame::tick(b"59 ".to_vec())), Ok(true));
+        assert_eq!(outbox.push(&Frame::tick(b"60 ".to_vec()), Bound::CLIENT), Ok(false));
+        assert_eq!(outbox.push(&Frame::tick(b"59 ".to_vec()), Bound::CLIENT), Ok(true));
         assert_eq!(drain(&mut outbox), "1 59 ");
     }
 
@@ -200,13 +214,13 @@ mod tests {
     fn ticks_alone_never_overflow_and_state_is_never_dropped() {
         let mut outbox = Outbox::default();
         for _ in 0..100_000 {
-            outbox.push(&Frame::tick(vec![b't'; 60])).unwrap();
+            outbox.push(&Frame::tick(vec![b't'; 60]), Bound::CLIENT).unwrap();
         }
         assert_eq!(outbox.bytes(), 60);
         let state = Frame::lasting(vec![b's'; 1000]);
-        let taken = (0..1000).take_while(|_| outbox.push(&state).is_ok()).count();
+        let taken = (0..1000).take_while(|_| outbox.push(&state, Bound::CLIENT).is_ok()).count();
         assert!(taken >= 30 && outbox.bytes() <= OUTBOX_BYTES_MAX);
-        assert_eq!(outbox.push(&state), Err(Overflow));
+        assert_eq!(outbox.push(&state, Bound::CLIENT), Err(Overflow));
         assert_eq!(drain(&mut outbox).matches('s').count(), taken * 1000);
     }
 }

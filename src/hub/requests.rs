@@ -13,7 +13,7 @@ use crate::clock::Now;
 use crate::domain::effects::Topic;
 use crate::domain::staged::Hold;
 use crate::hub::conn::{ConnId, Framing, Listens, Phase, Protocol, Reply, Socket};
-use crate::hub::custody::Waiting;
+use crate::hub::custody::{Held, Waiting};
 use crate::hub::outbox::Frame;
 use crate::hub::{Hub, RESTART};
 use crate::limits::{OUTBOX_BYTES_MAX, UNSENT_BYTES_MAX};
@@ -82,7 +82,7 @@ impl Hub {
         let over = http.over || self.stopping;
         http.last |= over || !request.head.keep_alive();
         let peer = http.peer;
-        let audiences = &self.audiences;
+        let (audiences, feeds) = (&self.audiences, &self.feeds);
         let mut outcome = self.api.handle(
             &request,
             &mut World {
@@ -91,6 +91,9 @@ impl Hub {
                 engine: &mut self.engine,
                 chance: &mut self.chance,
                 clients: &|topic| audiences.get(&topic).map_or(0, |audience| audience.counted()),
+                event_sockets: &|address| feeds.sockets_of(address),
+                subscribers: feeds.subscribed(),
+                limiter: &mut self.limiter,
                 degraded: if over { Some("The server is full") } else { self.custody.degraded() },
                 metrics: &self.metrics,
             },
@@ -115,8 +118,16 @@ impl Hub {
                 let Some(number) = self.enqueue_reply(index) else { return };
                 match hold {
                     Hold::Nothing => self.reply(now, id, number, &request.head, &response),
-                    hold => self.custody.hold(hold, Waiting { conn: id, number, head: request.head }, response),
+                    hold => {
+                        let waiting = Waiting { conn: id, number, head: request.head };
+                        self.custody.hold(hold, waiting, Held::Words(response));
+                    }
                 }
+            }
+            Outcome::Published(place) => {
+                let Some(number) = self.enqueue_reply(index) else { return };
+                let waiting = Waiting { conn: id, number, head: request.head };
+                self.custody.hold(Hold::Gathering, waiting, Held::Event(place));
             }
             Outcome::Ask(query, hold) => {
                 let Some(number) = self.enqueue_reply(index) else { return };
@@ -243,7 +254,11 @@ impl Hub {
         let booked = http.booked_bytes;
         self.unsent_bytes = self.unsent_bytes.saturating_sub(conn.outbox.bytes());
         conn.outbox.push_unbounded(Frame::lasting(accept));
+        let id = ConnId { index, generation: conn.generation };
+        conn.is_feed = matches!(opened, Opened::Subscriber { .. });
         let listens = match opened {
+            Opened::Publisher { address } => self.feeds.open_publisher(id, address),
+            Opened::Subscriber { address } => self.feeds.open_subscriber(now, id, address),
             Opened::Timer { serial, counted } => Listens::Topic { topic: Topic::Timer(serial), counted },
             Opened::Echo => Listens::Echo,
             Opened::Refused(..) => Listens::Nothing,
@@ -254,7 +269,7 @@ impl Hub {
         self.mark(index);
         match opened {
             Opened::Refused(code, reason) => self.close_socket(now, index, code, reason),
-            Opened::Echo => {}
+            Opened::Publisher { .. } | Opened::Subscriber { .. } | Opened::Echo => {}
             Opened::Timer { .. } => self.join(now, index),
         }
         self.watch(index);

@@ -10,9 +10,15 @@ use crate::domain::effects::{Announcement, Message as Said, Topic};
 use crate::domain::timers::Message as TimerSaid;
 use crate::hub::Hub;
 use crate::hub::conn::{Listens, Phase};
-use crate::hub::outbox::{Frame, Shared};
+use crate::hub::outbox::{Bound, Frame, Shared};
 use crate::limits::{KEEPALIVE_AFTER, MESSAGE_AGE_MAX, PEER_SILENCE_MAX, PING_EVERY};
 use crate::wire::ws::{self, Message};
+
+const TOO_LARGE: &str = "Message too large";
+
+fn bound_of(is_feed: bool) -> Bound {
+    if is_feed { Bound::FEED } else { Bound::CLIENT }
+}
 
 impl Hub {
     /// Enters the audience, with the state as greeting: whatever is announced from here on follows it.
@@ -43,14 +49,16 @@ impl Hub {
         let mut messages = Vec::new();
         let was_unfinished = socket.decoder.is_unfinished();
         let before = socket.decoder.buffered();
-        let limit = socket.message_bytes_max();
+        let limit = socket.message_limit();
         let fed = socket.decoder.feed(bytes, limit, &mut |message| {
             messages.push(message);
             true
         });
         let held = socket.decoder.buffered();
         // A control frame may come in the middle of a message, and does not make that any younger.
-        let is_whole = messages.iter().any(|message| matches!(message, Message::Text(_) | Message::Binary(_)));
+        let is_whole = messages
+            .iter()
+            .any(|message| matches!(message, Message::Text(_) | Message::Binary(_) | Message::TooLarge));
         if !was_unfinished || is_whole {
             socket.unfinished_since = now.mono;
         }
@@ -76,14 +84,29 @@ impl Hub {
         }
         match (message, socket.listens) {
             (Message::Pong, _) => {}
-            // Behind an echo of any size, which is no sign of a client that does not read.
-            (Message::Ping(payload), Listens::Echo) => self.echo(index, ws::pong_frame(&payload)),
+            // Behind answers of any size, which are no sign of a client that does not read.
+            (Message::Ping(payload), Listens::Echo | Listens::Publisher(_)) => {
+                self.answer(now, index, Frame::lasting(ws::pong_frame(&payload)));
+            }
             (Message::Ping(payload), _) => self.tell_control(now, index, ws::pong_frame(&payload)),
             // 1005 writes a close without a code: the answer to one without.
             (Message::Close(None), _) => self.close_socket(now, index, 1005, ""),
             (Message::Close(Some((code, _))), _) => self.close_socket(now, index, code, ""),
-            (Message::Text(text), Listens::Echo) => self.echo(index, ws::text_frame(text.as_str())),
-            (Message::Binary(bytes), Listens::Echo) => self.echo(index, ws::binary_frame(&bytes)),
+            (Message::Text(text), Listens::Echo) => {
+                self.answer(now, index, Frame::lasting(ws::text_frame(text.as_str())));
+            }
+            (Message::Binary(bytes), Listens::Echo) => {
+                self.answer(now, index, Frame::lasting(ws::binary_frame(&bytes)));
+            }
+            (Message::Text(text), Listens::Publisher(key)) => self.hear_publisher(now, key, Ok(text.as_str())),
+            (Message::Text(text), Listens::Subscriber(key)) => {
+                self.hear_subscriber(now, index, key, Ok(text.as_str()));
+            }
+            (Message::TooLarge, Listens::Publisher(key)) => self.hear_publisher(now, key, Err(TOO_LARGE)),
+            (Message::TooLarge, Listens::Subscriber(key)) => {
+                self.hear_subscriber(now, index, key, Err(TOO_LARGE));
+            }
+            (Message::TooLarge, _) => self.close_socket(now, index, 1009, TOO_LARGE),
             (Message::Binary(_), _) => self.close_socket(now, index, 1003, "Text messages only"),
             (Message::Text(text), Listens::Topic { topic: Topic::Timer(serial), .. }) => {
                 let Engine { timers: all, fx, .. } = &mut self.engine;
@@ -104,6 +127,9 @@ impl Hub {
         if *message == TimerSaid::Deleted {
             return self.dissolve(now, *topic);
         }
+        if let (TimerSaid::Tick(reading), Topic::Timer(serial), true) = (message, topic, self.feeds.wants_ticks()) {
+            self.release_tick(now, *serial, *reading);
+        }
         let Some(audience) = self.audiences.get_mut(topic) else { return };
         self.text.clear();
         timers::announce(message, &mut self.text);
@@ -116,7 +142,7 @@ impl Hub {
             let Some(conn) = self.conns.get_mut(index as usize) else { continue };
             conn.told = now.mono;
             frames += 1;
-            match conn.outbox.push(&frame) {
+            match conn.outbox.push(&frame, Bound::CLIENT) {
                 Ok(replaced) => gave_way += u64::from(replaced),
                 Err(_) => slow.push(index),
             }
@@ -149,7 +175,7 @@ impl Hub {
     fn tell(&mut self, now: Now, index: u32, frame: &Shared) {
         let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
         conn.told = now.mono;
-        match conn.outbox.push(frame) {
+        match conn.outbox.push(frame, bound_of(conn.is_feed)) {
             Ok(_) => self.mark(index),
             Err(_) => self.close_slow(now, index),
         }
@@ -158,17 +184,23 @@ impl Hub {
     /// Sends a control frame, which is no news to the client.
     fn tell_control(&mut self, now: Now, index: u32, bytes: Vec<u8>) {
         let Some(conn) = self.conns.get_mut(index as usize) else { return };
-        match conn.outbox.push(&Frame::lasting(bytes)) {
+        match conn.outbox.push(&Frame::lasting(bytes), bound_of(conn.is_feed)) {
             Ok(_) => self.mark(index),
             Err(_) => self.close_slow(now, index),
         }
     }
 
-    fn echo(&mut self, index: u32, bytes: Vec<u8>) {
-        if let Some(conn) = self.conns.get_mut(index as usize) {
-            conn.outbox.push_unbounded(Frame::lasting(bytes));
-            self.mark(index);
-        }
+    /// Tells one client something in text.
+    pub(super) fn tell_text(&mut self, now: Now, index: u32, text: &str) {
+        self.tell(now, index, &Frame::lasting(ws::text_frame(text)));
+    }
+
+    /// Tells one client what it has asked for: until it has taken that, nothing more is heard from it.
+    pub(super) fn answer(&mut self, now: Now, index: u32, frame: Shared) {
+        let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
+        conn.told = now.mono;
+        conn.outbox.push_unbounded(frame);
+        self.mark(index);
     }
 
     fn close_slow(&mut self, now: Now, index: u32) {
@@ -187,7 +219,10 @@ impl Hub {
     /// Leaves the audience.
     pub(super) fn part(&mut self, index: u32) {
         let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) else { return };
-        let Listens::Topic { topic, counted } = std::mem::replace(&mut socket.listens, Listens::Nothing) else {
+        let listens = std::mem::replace(&mut socket.listens, Listens::Nothing);
+        let Listens::Topic { topic, counted } = listens else {
+            self.feeds.close(listens);
+            self.metrics.subscribers.set(i64::from(self.feeds.subscribed()));
             return;
         };
         let place = socket.place;
@@ -218,6 +253,10 @@ impl Hub {
             return self.close_socket(now, index, 1008, "Message not finished in time");
         }
         let listens = socket.listens;
+        if let Listens::Subscriber(key) = listens {
+            self.nudge_subscriber(now, index, key);
+        }
+        let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) else { return };
         if due(socket.pinged, PING_EVERY) {
             socket.pinged = now.mono;
             self.tell_control(now, index, ws::ping_frame(b""));
@@ -236,7 +275,8 @@ impl Hub {
                 let timer = all.shown_by_serial(now, serial, fx);
                 timer.map(|timer| timers::keepalive(&timer.reading(now, second)))
             }
-            Listens::Echo | Listens::Nothing => None,
+            Listens::Subscriber(key) if self.has_subscribed(key) => Some(r#"{"type":"keepalive"}"#.to_owned()),
+            Listens::Publisher(_) | Listens::Subscriber(_) | Listens::Echo | Listens::Nothing => None,
         };
         self.publish(now);
         match keepalive {

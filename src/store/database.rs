@@ -17,14 +17,16 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::clock::WallMs;
-use crate::domain::disk::Image;
+use crate::domain::disk::{EventStats, Extent, Gone, Image, Page, Search};
 use crate::domain::effects::{Batch, Record};
+use crate::domain::events::Stored;
 use crate::domain::history::Entry;
 use crate::domain::replays::{Digest, Replay};
 use crate::domain::timers::TimerId;
 use crate::limits::SLICE_ROWS_MAX;
 use crate::store::directory::Directory;
-use crate::store::{OpenError, replays, schema, timers};
+use crate::store::events::{Forgetting, Reading, Slice};
+use crate::store::{OpenError, events, replays, schema, timers};
 
 /// Pages in the WAL from which on an idle disk thread copies them into the database (4 MiB).
 const CHECKPOINT_PAGES: u32 = 1_000;
@@ -111,6 +113,7 @@ impl Database {
         };
         let connection = open().map_err(|error| schema::refusal(file, &error))?;
         schema::migrate(&connection, file)?;
+        let image = image(&connection, "").map_err(|error| schema::refusal(file, &error))?;
         let database = Database {
             directory: None,
             boot_id: String::new(),
@@ -119,16 +122,18 @@ impl Database {
             is_proven: true,
             wal_pages: 0,
         };
-        Ok((database, Image::default()))
+        Ok((database, image))
     }
 
-    /// Makes `batch` durable. Before the first attempt after a failure the files are proven anew.
-    pub(super) fn write(&mut self, batch: &Batch) -> Result<(), Trouble> {
+    /// Makes `batch` durable. Before the first attempt after a failure the files are proven anew. Returns the number of
+    /// the last event.
+    pub(super) fn write(&mut self, batch: &Batch) -> Result<u64, Trouble> {
         self.make_ready().map_err(Trouble::Untouched)?;
         let filled = self.with(|connection, boot_id| fill(connection, batch, boot_id));
-        if let Err(why) = filled {
-            return Err(Trouble::Untouched(why));
-        }
+        let last_seq = match filled {
+            Ok(last_seq) => last_seq,
+            Err(why) => return Err(Trouble::Untouched(why)),
+        };
         let Some(connection) = &self.connection else { return Err(Trouble::Untouched(NOT_OPEN.to_owned())) };
         let committed = connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
         if let Err(error) = committed {
@@ -137,20 +142,22 @@ impl Database {
         }
         self.durable = batch.number;
         self.measure();
-        Ok(())
+        Ok(last_seq)
     }
 
-    /// Finds out whether the batch in doubt is on the disk, and makes it certain if it is.
+    /// Finds out whether the batch in doubt is on the disk, and makes it certain if it is. Returns the number of the
+    /// last event then.
     ///
     /// # Errors
     /// When the disk cannot be asked, or tells of neither the batch in doubt nor the one before: ask again later.
-    pub(super) fn judge(&mut self, number: u64) -> Result<bool, String> {
+    pub(super) fn judge(&mut self, number: u64) -> Result<Option<u64>, String> {
         let stored = self.reopen()?;
         if stored == number {
             // What was read may still be a page that only the cache holds: true when the checkpoint has written it.
             self.prove()?;
+            let last_seq = self.read(|connection| schema::meta(connection).map(|meta| meta.last_seq))?;
             self.durable = number;
-            return Ok(true);
+            return Ok(Some(last_seq));
         }
         self.recognise(stored)?;
         // Not there. The checkpoint also removes what there may be of it behind the last commit. Where it fails, as
@@ -158,7 +165,7 @@ impl Database {
         // that the index leaves out might yet be found when it is built anew.
         match self.prove() {
             Err(why) if !self.is_alone_and_sure() => Err(why),
-            _ => Ok(false),
+            _ => Ok(None),
         }
     }
 
@@ -172,28 +179,70 @@ impl Database {
         self.read(|connection| timers::has_history(connection, timer))
     }
 
-    /// A kept answer.
-    pub(super) fn replay(&mut self, key: &Digest) -> Result<Option<Replay>, String> {
+    /// A kept answer, with the number of the event if it is one.
+    pub(super) fn replay(&mut self, key: &Digest) -> Result<Option<(Replay, Option<u64>)>, String> {
         self.read(|connection| replays::find(connection, key))
+    }
+
+    /// An event.
+    pub(super) fn event(&mut self, seq: u64) -> Result<Option<Stored>, String> {
+        self.read(|connection| events::find(connection, seq))
+    }
+
+    /// A slice of a search for events.
+    pub(super) fn events(
+        &mut self,
+        reading: &mut Reading,
+        search: &Search,
+    ) -> Result<Slice<Result<Page, Gone>>, String> {
+        self.read(|connection| reading.slice(connection, search))
+    }
+
+    /// The figures of all events.
+    pub(super) fn event_stats(&mut self, hour_ago: WallMs) -> Result<EventStats, String> {
+        self.read(|connection| events::stats(connection, hour_ago))
+    }
+
+    /// A deletion of events begins.
+    pub(super) fn begin_forgetting(&mut self, extent: Extent) -> Result<Forgetting, String> {
+        self.read(|connection| Forgetting::begin(connection, extent))
+    }
+
+    /// A slice of a deletion of events. The last one is synced, and with it all before.
+    pub(super) fn forget_events(&mut self, forgetting: &mut Forgetting) -> Result<Slice<u64>, String> {
+        let doomed = self.read(|connection| forgetting.next(connection, FORGET_ROWS_MAX))?;
+        if !doomed.is_empty() {
+            self.slice(doomed.is_last, |connection| forgetting.delete(connection, &doomed))?;
+            forgetting.count(&doomed);
+        }
+        Ok(if doomed.is_last { Slice::Done(forgetting.gone) } else { Slice::Unfinished })
     }
 
     /// Forgets a slice of history of timers deleted before `before`. Returns whether anything may be left to forget.
     pub(super) fn forget(&mut self, before: WallMs) -> Result<bool, String> {
+        let gone = self.slice(false, |connection| timers::forget(connection, before, FORGET_ROWS_MAX))?;
+        Ok(gone == FORGET_ROWS_MAX)
+    }
+
+    /// Deletes something in a transaction of its own. Not `synced`, so that no batch waits for it: what a power cut
+    /// brings back is deleted again, and the batch behind syncs the WAL with all that is in it.
+    fn slice<T>(&mut self, synced: bool, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, String> {
         self.make_ready()?;
-        let gone = self.with(|connection, _| {
-            // Not synced, so that no batch waits for it: what a power cut brings back is forgotten again. The batch
-            // behind syncs the WAL with all that is in it.
-            connection.execute_batch("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE")?;
-            let gone = timers::forget(connection, before, FORGET_ROWS_MAX)?;
+        let done = self.with(|connection, _| {
+            if !synced {
+                connection.execute_batch("PRAGMA synchronous = NORMAL")?;
+            }
+            connection.execute_batch("BEGIN IMMEDIATE")?;
+            let done = work(connection)?;
             connection.execute_batch("COMMIT; PRAGMA synchronous = FULL")?;
-            Ok(gone)
+            Ok(done)
         });
-        if gone.is_err() {
+        if done.is_err() {
             // Wherever it broke off, the next batch must be synced: the new connection does that from the start.
             self.abandon();
         }
         self.measure();
-        Ok(gone? == FORGET_ROWS_MAX)
+        done
     }
 
     /// Whether the WAL wants to be copied into the database.
@@ -370,11 +419,12 @@ fn connect(directory: &Directory) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(directory.database(), flags)
 }
 
-/// Puts the batch into a transaction that is left open.
-fn fill(connection: &Connection, batch: &Batch, boot_id: &str) -> rusqlite::Result<()> {
+/// Puts the batch into a transaction that is left open. Returns the number of the last event.
+fn fill(connection: &Connection, batch: &Batch, boot_id: &str) -> rusqlite::Result<u64> {
     // IMMEDIATE: another writer is met here, where waiting and failing are harmless, and not at COMMIT.
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
     let mut serial = 0;
+    let mut writer = events::Writer::new(connection)?;
     // What followed from shown state comes before the commands that were judged on top of it.
     for record in batch.follows.iter().chain(&batch.commands) {
         match record {
@@ -384,11 +434,14 @@ fn fill(connection: &Connection, batch: &Batch, boot_id: &str) -> rusqlite::Resu
             }
             Record::TimerGone(timer) => timers::remove(connection, timer)?,
             Record::History(entry) => timers::put_entry(connection, entry)?,
-            Record::Replay(replay) => replays::put(connection, replay)?,
+            Record::Event(event) => writer.put(event)?,
+            Record::Replay(replay) => replays::put(connection, replay, writer.last_seq())?,
             Record::ReplayGone(key) => replays::remove(connection, key)?,
         }
     }
-    schema::stamp(connection, batch.number, batch.alive, boot_id, serial)
+    let last_seq = writer.finish()?;
+    schema::stamp(connection, batch.number, batch.alive, boot_id, serial)?;
+    Ok(last_seq)
 }
 
 fn image(connection: &Connection, boot_id: &str) -> rusqlite::Result<Image> {
@@ -400,6 +453,8 @@ fn image(connection: &Connection, boot_id: &str) -> rusqlite::Result<Image> {
         serial: meta.serial,
         timers: timers::all(connection)?,
         replays: replays::stubs(connection)?,
+        last_seq: meta.last_seq,
+        names: meta.names,
     })
 }
 
@@ -426,8 +481,9 @@ pub(super) mod tests {
 
     use super::*;
     use crate::clock::{Mono, Now};
+    use crate::domain::events::Names;
     use crate::domain::history::Action;
-    use crate::store::replays::tests::replay;
+    use crate::store::replays::tests::{replay, with_words};
     use crate::store::timers::tests::{entry, timer};
 
     pub(in crate::store) fn batch(number: u64, commands: Vec<Record>) -> Batch {
@@ -440,8 +496,7 @@ pub(super) mod tests {
     }
 
     fn large(number: u8) -> Record {
-        let body: Arc<[u8]> = vec![number; 300_000].into();
-        Record::Replay(Replay { body, ..replay(number, 1) })
+        Record::Replay(with_words(number, 1, Vec::new(), &vec![number; 300_000]))
     }
 
     /// Writes through a connection of its own, as a backup program gone wrong would.
@@ -453,7 +508,8 @@ pub(super) mod tests {
     fn every_record_survives_closing_and_killing() {
         let place = tempfile::tempdir().unwrap();
         let (mut database, image) = open(&place);
-        assert_eq!(image, Image::default());
+        assert_eq!(image, Image { names: image.names, ..Image::default() });
+        assert_ne!(image.names, Names::default());
         assert!(database.is_proven && database.connection.is_some());
         let id = timer(1).id;
         let created = entry(&id, 1, 5, Action::Created { name: Arc::from("x"), duration_s: 9 });
@@ -479,6 +535,8 @@ pub(super) mod tests {
             serial: 7,
             timers: vec![timer(1)],
             replays: vec![replay(4, 1).stub, replay(1, 3).stub],
+            last_seq: 0,
+            names: image.names,
         };
         // Dropped as a kill would drop it: without a checkpoint.
         drop(database);
@@ -486,7 +544,7 @@ pub(super) mod tests {
         let (mut database, image) = open(&place);
         assert_eq!(image, expected);
         assert_eq!(database.entries(&id, 0, 10).unwrap(), [created, started]);
-        assert_eq!(database.replay(&[1; 32]).unwrap(), Some(replay(1, 3)));
+        assert_eq!(database.replay(&[1; 32]).unwrap(), Some((replay(1, 3), None)));
         assert_eq!(database.replay(&[2; 32]).unwrap(), None);
         database.close().unwrap();
         assert!(!place.path().join("timerd.db-wal").exists(), "one file is left");
@@ -537,11 +595,11 @@ pub(super) mod tests {
         database.write(&batch(1, vec![Record::Timer(timer(1))])).unwrap();
         // COMMIT was cut after it took effect: as if the answer had been lost.
         database.durable = 0;
-        assert_eq!(database.judge(1), Ok(true));
+        assert_eq!(database.judge(1), Ok(Some(0)));
         assert_eq!(database.durable, 1);
         // And before it did.
         fill(database.connection(), &batch(2, vec![Record::Timer(timer(2))]), "boot").unwrap();
-        assert_eq!(database.judge(2), Ok(false));
+        assert_eq!(database.judge(2), Ok(None));
         assert!(database.is_proven);
         database.write(&batch(3, vec![Record::Timer(timer(3))])).unwrap();
         assert_eq!(timers::all(database.connection()).unwrap(), [timer(1), timer(3)]);
@@ -563,7 +621,7 @@ pub(super) mod tests {
         database.write(&batch(2, Vec::new())).unwrap_err();
         assert!(database.judge(2).is_err(), "the reader keeps the checkpoint from removing what may be there");
         other.execute_batch("COMMIT").unwrap();
-        assert_eq!(database.judge(2), Ok(false));
+        assert_eq!(database.judge(2), Ok(None));
         drop(other);
         database.abandon();
         assert!(database.is_alone_and_sure());
@@ -582,7 +640,7 @@ pub(super) mod tests {
         assert!(database.entries(&timer(1).id, 0, 1).is_err());
         assert!(!here.exists());
         std::fs::rename(&away, &here).unwrap();
-        assert_eq!(database.judge(2), Ok(false));
+        assert_eq!(database.judge(2), Ok(None));
         database.write(&batch(3, Vec::new())).unwrap();
     }
 
@@ -620,10 +678,10 @@ pub(super) mod tests {
         let (mut database, _) = Database::in_memory().unwrap();
         database.write(&batch(1, vec![Record::Timer(timer(1))])).unwrap();
         fill(database.connection(), &batch(2, vec![Record::Timer(timer(2))]), "").unwrap();
-        assert_eq!(database.judge(2), Ok(false));
+        assert_eq!(database.judge(2), Ok(None));
         database.write(&batch(3, vec![Record::Timer(timer(3))])).unwrap();
         assert_eq!(timers::all(database.connection()).unwrap(), [timer(1), timer(3)]);
-        assert_eq!(database.judge(3), Ok(true));
+        assert_eq!(database.judge(3), Ok(Some(0)));
         assert_eq!(database.forget(WallMs::from_ms(0)), Ok(false));
         database.close().unwrap();
     }

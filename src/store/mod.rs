@@ -10,6 +10,7 @@
 //! schema.rs      tables, migrations, settings of a connection, the row that says which batch was last
 //! database.rs    one open database: a batch whole or not at all, doubt settled, slices, checkpoints
 //! timers.rs      rows <-> timers and their history
+//! events.rs      rows <-> events: numbered, searched, counted, deleted
 //! replays.rs     rows <-> kept answers
 //! thread.rs      the order of the disk thread's work
 //! ```
@@ -19,6 +20,7 @@
 
 mod database;
 mod directory;
+mod events;
 mod replays;
 mod schema;
 mod thread;

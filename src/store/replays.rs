@@ -8,27 +8,27 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::clock::WallMs;
-use crate::domain::replays::{Digest, Replay, Stub};
-use crate::store::schema::unreadable;
+use crate::domain::replays::{Digest, First, Replay, Stub};
+use crate::store::schema::{integer, optional_unsigned, unreadable};
 
-/// Keeps an answer. One kept under the same key before it is replaced, and the new one is the youngest.
+/// Keeps an answer, `last_seq` being the number of the event before it. One kept under the same key before it is
+/// replaced, and the new one is the youngest.
 ///
 /// # Errors
 /// SQLite's own.
-pub(super) fn put(connection: &Connection, replay: &Replay) -> rusqlite::Result<()> {
-    let sql = "INSERT OR REPLACE INTO replays (key, request, at_ms, status, headers, body)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    connection.prepare_cached(sql)?.execute(params![
-        replay.stub.key,
-        replay.stub.body,
-        replay.stub.at.ms(),
-        replay.status,
-        spell_headers(&replay.headers),
-        &replay.body[..],
-    ])?;
+pub(super) fn put(connection: &Connection, replay: &Replay, last_seq: u64) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO replays (key, request, at_ms, status, headers, body, event_seq)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let Stub { key, body: request, at } = &replay.stub;
+    let (status, headers, body, event) = match &replay.first {
+        First::Words { status, headers, body } => (*status, spell_headers(headers), &body[..], None),
+        First::Event => (201, String::new(), &b""[..], Some(integer(last_seq))),
+    };
+    let row = params![key, request, at.ms(), status, headers, body, event];
+    connection.prepare_cached(sql)?.execute(row)?;
     Ok(())
 }
 
@@ -52,24 +52,30 @@ pub(super) fn stubs(connection: &Connection) -> rusqlite::Result<Vec<Stub>> {
         .collect()
 }
 
-/// The answer under `key`.
+/// The answer under `key`, with the number of the event if it is one.
 ///
 /// # Errors
 /// SQLite's own, and when the row has no meaning.
-pub(super) fn find(connection: &Connection, key: &Digest) -> rusqlite::Result<Option<Replay>> {
-    let sql = "SELECT request, at_ms, status, headers, body FROM replays WHERE key = ?1";
+pub(super) fn find(connection: &Connection, key: &Digest) -> rusqlite::Result<Option<(Replay, Option<u64>)>> {
+    let sql = "SELECT request, at_ms, status, headers, body, event_seq FROM replays WHERE key = ?1";
     connection
         .prepare_cached(sql)?
         .query_row([key], |row| {
-            let headers: String = row.get(3)?;
-            Ok(Replay {
-                stub: Stub { key: *key, body: row.get(0)?, at: WallMs::from_ms(row.get(1)?) },
-                status: row.get(2)?,
-                headers: read_headers(&headers).ok_or_else(|| unreadable(3, "header field of a kept answer"))?,
-                body: Arc::from(row.get_ref(4)?.as_blob()?),
-            })
+            let stub = Stub { key: *key, body: row.get(0)?, at: WallMs::from_ms(row.get(1)?) };
+            let event = optional_unsigned(row, 5)?;
+            let first = if event.is_some() { First::Event } else { read_words(row)? };
+            Ok((Replay { stub, first }, event))
         })
         .optional()
+}
+
+fn read_words(row: &Row<'_>) -> rusqlite::Result<First> {
+    let headers: String = row.get(3)?;
+    Ok(First::Words {
+        status: row.get(2)?,
+        headers: read_headers(&headers).ok_or_else(|| unreadable(3, "header field of a kept answer"))?,
+        body: Arc::from(row.get_ref(4)?.as_blob()?),
+    })
 }
 
 /// One line a field, `name: value`. A name has no colon and a value no line feed (RFC 9110 sections 5.1 and 5.5).
@@ -91,28 +97,32 @@ pub(super) mod tests {
 
     pub(in crate::store) fn replay(key: u8, at_ms: i64) -> Replay {
         let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        Replay {
-            stub: Stub { key: [key; 32], body: [key ^ 0xff; 32], at: WallMs::from_ms(at_ms) },
-            status: 201,
-            headers: vec![header("Location", "/timers/a: b"), header("X-Empty", ""), header("ETag", "\"2\"")],
-            body: Arc::from([0, 255, key]),
-        }
+        let headers = vec![header("Location", "/timers/a: b"), header("X-Empty", ""), header("ETag", "\"2\"")];
+        with_words(key, at_ms, headers, &[0, 255, key])
+    }
+
+    pub(in crate::store) fn with_words(key: u8, at_ms: i64, headers: Vec<(String, String)>, body: &[u8]) -> Replay {
+        let stub = Stub { key: [key; 32], body: [key ^ 0xff; 32], at: WallMs::from_ms(at_ms) };
+        Replay { stub, first: First::Words { status: 201, headers, body: Arc::from(body) } }
     }
 
     #[test]
     fn an_answer_comes_back_as_it_was_and_the_latest_use_of_a_key_counts() {
         let connection = Connection::open_in_memory().unwrap();
         schema::migrate(&connection, Path::new("test")).unwrap();
-        let bare = Replay { headers: Vec::new(), body: Arc::from([]), ..replay(3, 3) };
+        let bare = with_words(3, 3, Vec::new(), &[]);
         for replay in [&replay(1, 1), &replay(2, 2), &bare, &replay(1, 4)] {
-            put(&connection, replay).unwrap();
+            put(&connection, replay, 9).unwrap();
         }
-        assert_eq!(find(&connection, &[1; 32]).unwrap(), Some(replay(1, 4)));
-        assert_eq!(find(&connection, &[3; 32]).unwrap(), Some(bare.clone()));
+        assert_eq!(find(&connection, &[1; 32]).unwrap(), Some((replay(1, 4), None)));
+        assert_eq!(find(&connection, &[3; 32]).unwrap(), Some((bare.clone(), None)));
         assert_eq!(find(&connection, &[9; 32]).unwrap(), None);
         assert_eq!(stubs(&connection).unwrap(), [replay(2, 2).stub, bare.stub, replay(1, 4).stub]);
         remove(&connection, &[2; 32]).unwrap();
         remove(&connection, &[2; 32]).unwrap();
         assert_eq!(stubs(&connection).unwrap(), [bare.stub, replay(1, 4).stub]);
+        let published = Replay { first: First::Event, ..replay(5, 5) };
+        put(&connection, &published, 9).unwrap();
+        assert_eq!(find(&connection, &[5; 32]).unwrap(), Some((published, Some(9))));
     }
 }

@@ -15,11 +15,12 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Row, ffi, params};
 
 use crate::clock::{Mono, Now, WallMs};
+use crate::domain::events::Names;
 use crate::store::OpenError;
 
 /// The steps from an empty file to today's schema; the file's `user_version` counts those it has seen. A step that
 /// has been released is never edited.
-const MIGRATIONS: &[&str] = &[FIRST];
+const MIGRATIONS: &[&str] = &[FIRST, SECOND];
 
 /// Marks a file as timerd's, in the field that SQLite keeps for it: `timd` in ASCII.
 const APPLICATION_ID: i64 = 0x7469_6d64;
@@ -90,6 +91,42 @@ const FIRST: &str = "
     ) STRICT;
 ";
 
+/// The events. They are found by number, and by session, user or type in the order of numbers; [`super::events`] says
+/// how by time. Nothing has an id: it is the number under the permutation of `event_key`. The counts of all types fit
+/// on one page, and what every batch writes anyway, the row of `meta`, holds the rest.
+const SECOND: &str = "
+    ALTER TABLE meta ADD COLUMN event_key INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE meta ADD COLUMN last_seq  INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE meta ADD COLUMN gone_seq  INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE meta ADD COLUMN events    INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE meta ADD COLUMN peak_ms   INTEGER NOT NULL DEFAULT -9007199254740992;
+    UPDATE meta SET event_key = random();
+
+    CREATE TABLE events (
+        seq       INTEGER PRIMARY KEY,
+        at_ms     INTEGER NOT NULL,
+        behind_ms INTEGER NOT NULL,
+        kind      INTEGER NOT NULL,
+        source    TEXT    NOT NULL,
+        session   TEXT,
+        user      TEXT,
+        payload   TEXT    NOT NULL
+    ) STRICT;
+    CREATE INDEX events_kind    ON events (kind);
+    CREATE INDEX events_session ON events (session) WHERE session IS NOT NULL;
+    CREATE INDEX events_user    ON events (user)    WHERE user IS NOT NULL;
+    CREATE INDEX events_behind  ON events (at_ms)   WHERE behind_ms > 0;
+
+    CREATE TABLE event_kinds (
+        kind    INTEGER PRIMARY KEY,
+        name    TEXT    NOT NULL,
+        count   INTEGER NOT NULL,
+        last_ms INTEGER NOT NULL
+    ) STRICT;
+
+    ALTER TABLE replays ADD COLUMN event_seq INTEGER;
+";
+
 /// What every connection has, whatever it is for.
 ///
 /// # Errors
@@ -108,7 +145,7 @@ pub(super) fn guard(connection: &Connection) -> rusqlite::Result<()> {
 /// SQLite's own.
 pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     guard(connection)?;
-    connection.set_prepared_statement_cache_capacity(32);
+    connection.set_prepared_statement_cache_capacity(64);
     connection.execute_batch(
         // FULL syncs the WAL at each commit; NORMAL would not. Checkpoints come between batches, not within one. The
         // size limit gives back what an unusually large batch made of the WAL.
@@ -151,7 +188,7 @@ pub(super) fn migrate(connection: &Connection, file: &Path) -> Result<(), OpenEr
     upgrade(connection, file, MIGRATIONS)?;
     // Cheap, so that a restart in the middle of an exam is: the tables that the daemon cannot begin without. History
     // may be of any size, and damage there is met when it is asked for.
-    for table in ["meta", "timers"] {
+    for table in ["meta", "timers", "event_kinds"] {
         let verdict: String = connection
             .query_row(&format!("PRAGMA quick_check('{table}')"), [], |row| row.get(0))
             .map_err(|error| refusal(file, &error))?;
@@ -221,6 +258,10 @@ pub(super) struct Meta {
     pub(super) boot_id: Option<String>,
     /// The highest serial number that any timer ever had.
     pub(super) serial: u32,
+    /// The number of the last event.
+    pub(super) last_seq: u64,
+    /// The names of the events.
+    pub(super) names: Names,
 }
 
 /// Reads the row of `meta`.
@@ -228,7 +269,8 @@ pub(super) struct Meta {
 /// # Errors
 /// SQLite's own.
 pub(super) fn meta(connection: &Connection) -> rusqlite::Result<Meta> {
-    let sql = "SELECT batch, alive_wall_ms, alive_boot_ns, boot_id, serial FROM meta WHERE id = 1";
+    let sql =
+        "SELECT batch, alive_wall_ms, alive_boot_ns, boot_id, serial, last_seq, event_key FROM meta WHERE id = 1";
     connection.prepare_cached(sql)?.query_row([], |row| {
         let wall = row.get::<_, Option<i64>>(1)?.map(WallMs::from_ms);
         let mono = optional_unsigned(row, 2)?.map(Mono::from_ns);
@@ -237,6 +279,8 @@ pub(super) fn meta(connection: &Connection) -> rusqlite::Result<Meta> {
             alive: wall.zip(mono).map(|(wall, mono)| Now { mono, wall }),
             boot_id: row.get(3)?,
             serial: row.get(4)?,
+            last_seq: unsigned(row, 5)?,
+            names: Names::new(row.get::<_, i64>(6)?.cast_unsigned()),
         })
     })
 }
@@ -313,14 +357,31 @@ mod tests {
         upgrade(&connection, file(), MIGRATIONS).unwrap();
         let now = Now { mono: Mono::from_ns(5), wall: WallMs::from_ms(-7) };
         stamp(&connection, 3, now, "boot", 9).unwrap();
-        let steps = [FIRST, "ALTER TABLE meta ADD COLUMN more INTEGER NOT NULL DEFAULT 4;"];
+        let more = "ALTER TABLE meta ADD COLUMN more INTEGER NOT NULL DEFAULT 4;";
+        let steps = [MIGRATIONS, &[more]].concat();
         upgrade(&connection, file(), &steps).unwrap();
         upgrade(&connection, file(), &steps).unwrap();
         let more: i64 = connection.query_row("SELECT more FROM meta", [], |row| row.get(0)).unwrap();
         let meta = meta(&connection).unwrap();
         assert_eq!((more, meta.batch, meta.alive, meta.serial), (4, 3, Some(now), 9));
         let error = upgrade(&connection, file(), MIGRATIONS).unwrap_err().to_string();
-        assert_eq!(error, "/x/timerd.db was written by a newer timerd (schema 2, this one knows 1)");
+        assert_eq!(error, "/x/timerd.db was written by a newer timerd (schema 3, this one knows 2)");
+    }
+
+    #[test]
+    fn a_file_from_before_the_events_is_given_a_key_of_its_own() {
+        let keys: Vec<Names> = (0..2)
+            .map(|_| {
+                let connection = Connection::open_in_memory().unwrap();
+                upgrade(&connection, file(), &MIGRATIONS[..1]).unwrap();
+                connection.execute("UPDATE meta SET batch = 5, serial = 3", []).unwrap();
+                upgrade(&connection, file(), MIGRATIONS).unwrap();
+                let meta = meta(&connection).unwrap();
+                assert_eq!((meta.batch, meta.serial, meta.last_seq), (5, 3, 0));
+                meta.names
+            })
+            .collect();
+        assert_ne!(keys[0], keys[1]);
     }
 
     #[test]
@@ -329,12 +390,12 @@ mod tests {
         let path = place.path().join("timerd.db");
         let connection = Connection::open(&path).unwrap();
         upgrade(&connection, &path, MIGRATIONS).unwrap();
-        let steps = [FIRST, "CREATE TABLE more (x) STRICT;"];
+        let steps = [MIGRATIONS, &["CREATE TABLE more (x) STRICT;"]].concat();
         assert!(matches!(upgrade(&connection, &path, &steps), Err(OpenError::Sqlite { .. })));
         drop(connection);
         let connection = Connection::open(&path).unwrap();
         let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
-        assert_eq!(version, 1);
+        assert_eq!(version as usize, MIGRATIONS.len());
         migrate(&connection, &path).unwrap();
     }
 

@@ -10,18 +10,35 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 
 use crate::clock::WallMs;
-use crate::domain::disk::{Answer, Done, Job, Query};
+use crate::domain::disk::{Answer, Done, Job, Old, Query};
 use crate::domain::effects::Batch;
 use crate::domain::history::Entry;
 use crate::limits::{DISK_RETRY_EVERY, SLICE_ROWS_MAX};
 use crate::store::database::{Checkpoint, Database, Trouble};
+use crate::store::events::{Forgetting, Reading, Slice};
 
-/// A question that waits, with what has been read for it so far.
+/// A question that waits, or is answered in slices.
 #[derive(Debug)]
 struct Question {
-    ticket: u64,
+    /// `None`: nobody waits, and it may take its time.
+    ticket: Option<u64>,
     query: Query,
-    rows: Vec<Entry>,
+    so_far: SoFar,
+}
+
+/// What has been done for a question so far.
+#[derive(Debug)]
+enum SoFar {
+    Nothing,
+    Entries(Vec<Entry>),
+    Events(Reading),
+    Forgetting(Forgetting),
+}
+
+impl Question {
+    fn new(ticket: Option<u64>, query: Query) -> Self {
+        Question { ticket, query, so_far: SoFar::Nothing }
+    }
 }
 
 /// What the thread does after a piece of work.
@@ -46,6 +63,7 @@ pub(super) struct Disk<W> {
     wake: W,
     writes: VecDeque<Batch>,
     questions: VecDeque<Question>,
+    /// History of timers deleted before this instant is to be forgotten.
     forget: Option<WallMs>,
     /// COMMIT failed, and why; the disk has not told yet what came of it.
     doubt: Option<(Batch, String)>,
@@ -86,9 +104,7 @@ impl<W: Fn()> Disk<W> {
                 Next::End => break,
             }
         }
-        for question in std::mem::take(&mut self.questions) {
-            self.tell(Done::Answered(question.ticket, Err("the store is closing".to_owned())));
-        }
+        self.turn_away("the store is closing");
         if let Some((batch, _)) = &self.doubt {
             log::error!("the store is closed without knowing whether batch {} is durable", batch.number);
         }
@@ -143,18 +159,28 @@ impl<W: Fn()> Disk<W> {
     fn take(&mut self, job: Job) {
         match job {
             Job::Write(batch) => self.writes.push_back(batch),
-            Job::Ask(ticket, query) => self.questions.push_back(Question { ticket, query, rows: Vec::new() }),
+            Job::Ask(ticket, query) => self.questions.push_back(Question::new(Some(ticket), query)),
             // One that is not done yet is part of the newer one.
-            Job::Forget(before) => self.forget = self.forget.max(Some(before)),
+            Job::Forget(Old::History(before)) => self.forget = self.forget.max(Some(before)),
+            // One that is not done yet is done first; the next order is never far.
+            Job::Forget(Old::Events(extent)) => {
+                let same = |waiting: &Query| match waiting {
+                    Query::ForgetEvents(other) => std::mem::discriminant(other) == std::mem::discriminant(&extent),
+                    _ => false,
+                };
+                if !self.questions.iter().any(|other| other.ticket.is_none() && same(&other.query)) {
+                    self.questions.push_back(Question::new(None, Query::ForgetEvents(extent)));
+                }
+            }
             Job::Close => self.is_closing = true,
         }
     }
 
     fn write(&mut self, batch: Batch) {
         match self.database.write(&batch) {
-            Ok(()) => {
+            Ok(last_seq) => {
                 self.recover();
-                self.tell(Done::Written(batch));
+                self.tell(Done::Written(batch, last_seq));
             }
             Err(Trouble::Untouched(why)) => {
                 self.fall_ill(&why);
@@ -170,55 +196,103 @@ impl<W: Fn()> Disk<W> {
     /// Asks the disk about the batch whose COMMIT failed, and why.
     fn settle(&mut self, batch: Batch, failure: String) -> Next {
         match self.database.judge(batch.number) {
-            Ok(true) => {
+            Ok(Some(last_seq)) => {
                 self.recover();
-                self.tell(Done::Written(batch));
+                self.tell(Done::Written(batch, last_seq));
                 Next::Work
             }
-            Ok(false) => {
+            Ok(None) => {
                 self.tell(Done::Failed(batch, failure));
                 Next::Work
             }
             Err(why) => {
                 self.doubt = Some((batch, failure));
                 // Nobody waits for an answer from a disk that does not even tell its own state.
-                for question in std::mem::take(&mut self.questions) {
-                    self.tell(Done::Answered(question.ticket, Err(why.clone())));
-                }
+                self.turn_away(&why);
                 if self.is_closing { Next::End } else { Next::Retry }
             }
         }
     }
 
-    /// Answers a question, or reads a slice for it and puts it back to the front, to go on behind the next batch. The
-    /// slice is one of rows: 500 neighbours by key are a few dozen pages.
+    /// Does a slice of what a question asks for. When that was not all, it goes behind the others, so that a long one
+    /// does not keep short ones waiting. The slice is one of rows: 500 neighbours by key are a few dozen pages.
     fn answer(&mut self, mut question: Question) {
-        let answer = match &question.query {
-            Query::Replay(key) => self.database.replay(key).map(Answer::Replay),
+        match self.slice_of(&mut question) {
+            Ok(Slice::Unfinished) => self.questions.push_back(question),
+            Ok(Slice::Done(answer)) => self.answered(&question, Ok(answer)),
+            Err(why) => {
+                if question.ticket.is_none() {
+                    self.fall_ill(&why);
+                }
+                self.answered(&question, Err(why));
+            }
+        }
+    }
+
+    fn answered(&mut self, question: &Question, answer: Result<Answer, String>) {
+        if let Some(ticket) = question.ticket {
+            self.tell(Done::Answered(ticket, answer));
+        }
+    }
+
+    fn slice_of(&mut self, question: &mut Question) -> Result<Slice<Answer>, String> {
+        let Question { query, so_far, .. } = question;
+        let database = &mut self.database;
+        let answer = match query {
+            Query::Replay(key) => match database.replay(key)? {
+                Some((_, Some(seq))) => Answer::ReplayedEvent(database.event(seq)?),
+                found => Answer::Replay(found.map(|(replay, _)| replay)),
+            },
             Query::History { timer, after, limit } => {
-                let missing = limit.saturating_sub(u32::try_from(question.rows.len()).unwrap_or(u32::MAX));
-                let from = question.rows.last().map_or(*after, |last| last.revision);
+                let mut rows = match std::mem::replace(so_far, SoFar::Nothing) {
+                    SoFar::Entries(rows) => rows,
+                    _ => Vec::new(),
+                };
+                let missing = limit.saturating_sub(u32::try_from(rows.len()).unwrap_or(u32::MAX));
+                let from = rows.last().map_or(*after, |last| last.revision);
                 let slice = missing.min(SLICE_ROWS_MAX);
-                match self.database.entries(timer, from, slice) {
-                    Ok(mut rows) => {
-                        let is_last = rows.len() < slice as usize || slice == missing;
-                        question.rows.append(&mut rows);
-                        if !is_last {
-                            self.questions.push_front(question);
-                            return;
-                        }
-                        if question.rows.is_empty() {
-                            let ever = self.database.has_history(timer);
-                            ever.map(|ever| Answer::History(ever.then(Vec::new)))
-                        } else {
-                            Ok(Answer::History(Some(std::mem::take(&mut question.rows))))
-                        }
-                    }
-                    Err(why) => Err(why),
+                let mut found = database.entries(timer, from, slice)?;
+                let is_last = found.len() < slice as usize || slice == missing;
+                rows.append(&mut found);
+                if !is_last {
+                    *so_far = SoFar::Entries(rows);
+                    return Ok(Slice::Unfinished);
+                }
+                let ever = !rows.is_empty() || database.has_history(timer)?;
+                Answer::History(ever.then_some(rows))
+            }
+            Query::Event(seq) => Answer::Event(database.event(*seq)?),
+            Query::EventStats(hour_ago) => Answer::EventStats(database.event_stats(*hour_ago)?),
+            Query::Events(search) => {
+                if !matches!(so_far, SoFar::Events(_)) {
+                    *so_far = SoFar::Events(Reading::default());
+                }
+                let SoFar::Events(reading) = so_far else { return Ok(Slice::Unfinished) };
+                match database.events(reading, search)? {
+                    Slice::Unfinished => return Ok(Slice::Unfinished),
+                    Slice::Done(page) => Answer::Events(page),
+                }
+            }
+            Query::ForgetEvents(extent) => {
+                if !matches!(so_far, SoFar::Forgetting(_)) {
+                    *so_far = SoFar::Forgetting(database.begin_forgetting(*extent)?);
+                }
+                let SoFar::Forgetting(forgetting) = so_far else { return Ok(Slice::Unfinished) };
+                match database.forget_events(forgetting) {
+                    Ok(Slice::Unfinished) => return Ok(Slice::Unfinished),
+                    Ok(Slice::Done(gone)) => Answer::Forgotten(gone),
+                    Err(why) => return Err(format!("{why}; {} events had been deleted", forgetting.gone)),
                 }
             }
         };
-        self.tell(Done::Answered(question.ticket, answer));
+        Ok(Slice::Done(answer))
+    }
+
+    /// Nobody gets an answer.
+    fn turn_away(&mut self, why: &str) {
+        for question in std::mem::take(&mut self.questions) {
+            self.answered(&question, Err(why.to_owned()));
+        }
     }
 
     /// Forgets a slice. What is left is put back, unless a newer order has come; on a failing disk it is dropped, and
@@ -306,7 +380,7 @@ mod tests {
         let (mut database, _) = Database::in_memory().unwrap();
         fill(&mut database, 1_000, 100);
         let mut bench = bench(database);
-        bench.jobs.send(Job::Forget(WallMs::from_ms(2))).unwrap();
+        bench.jobs.send(Job::Forget(Old::History(WallMs::from_ms(2)))).unwrap();
         for number in 2..10 {
             let before = count(&bench.disk);
             assert_eq!(bench.disk.turn(), Next::Work);
@@ -314,7 +388,7 @@ mod tests {
             bench.jobs.send(Job::Ask(number, Query::Replay([0; 32]))).unwrap();
             bench.jobs.send(Job::Write(batch(number, Vec::new()))).unwrap();
             assert_eq!(bench.disk.turn(), Next::Work);
-            assert!(matches!(bench.done.try_recv(), Ok(Done::Written(batch)) if batch.number == number));
+            assert!(matches!(bench.done.try_recv(), Ok(Done::Written(batch, _)) if batch.number == number));
             assert_eq!(bench.disk.turn(), Next::Work);
             assert!(matches!(bench.done.try_recv(), Ok(Done::Answered(ticket, _)) if ticket == number));
         }
@@ -337,12 +411,13 @@ mod tests {
         assert_eq!(bench.disk.turn(), Next::Work);
         bench.jobs.send(Job::Write(batch(2, Vec::new()))).unwrap();
         assert_eq!(bench.disk.turn(), Next::Work);
-        assert!(matches!(bench.done.try_recv(), Ok(Done::Written(_))));
+        assert!(matches!(bench.done.try_recv(), Ok(Done::Written(..))));
         while bench.disk.turn() == Next::Work {}
-        let Ok(Done::Answered(1, Ok(Answer::History(Some(rows))))) = bench.done.try_recv() else { panic!() };
-        assert!(rows.iter().map(|row| row.revision).eq(101..=1_100));
+        // The short one need not wait for the long one.
         let Ok(Done::Answered(2, Ok(Answer::History(Some(rows))))) = bench.done.try_recv() else { panic!() };
         assert!(rows.iter().map(|row| row.revision).eq(1_196..=1_200));
+        let Ok(Done::Answered(1, Ok(Answer::History(Some(rows))))) = bench.done.try_recv() else { panic!() };
+        assert!(rows.iter().map(|row| row.revision).eq(101..=1_100));
     }
 
     #[test]
@@ -383,7 +458,7 @@ mod tests {
         assert_eq!(bench.disk.turn(), Next::Work);
         assert!(matches!(bench.done.try_recv(), Ok(Done::Failed(batch, why)) if batch.number == 1 && why == "cut"));
         assert_eq!(bench.disk.turn(), Next::Work);
-        assert!(matches!(bench.done.try_recv(), Ok(Done::Written(batch)) if batch.number == 2));
+        assert!(matches!(bench.done.try_recv(), Ok(Done::Written(batch, _)) if batch.number == 2));
         assert!(bench.disk.is_well);
     }
 

@@ -144,6 +144,8 @@ pub enum Message {
     Text(Utf8Bytes),
     /// Bytes.
     Binary(Bytes),
+    /// A message over a [`Limit`] that lets it pass: what it said was thrown away.
+    TooLarge,
     /// To be answered with [`pong_frame`] of the same payload (RFC 6455 section 5.5.2).
     Ping(Bytes),
     /// Answers a ping, or was sent unasked: a sign of life.
@@ -167,6 +169,23 @@ const NOT_UTF8: CloseFault = CloseFault { code: 1007, reason: "Text is not UTF-8
 
 const fn protocol(reason: &'static str) -> CloseFault {
     CloseFault { code: 1002, reason }
+}
+
+/// How large a message may be, and what becomes of a larger one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// It is a fault, 1009.
+    Close(usize),
+    /// It is read to its end, forgotten as it comes, and given out as [`Message::TooLarge`].
+    Skip(usize),
+}
+
+impl Limit {
+    fn bytes(self) -> usize {
+        match self {
+            Limit::Close(bytes) | Limit::Skip(bytes) => bytes,
+        }
+    }
 }
 
 /// Cuts a connection's bytes into messages. Two words; the rest exists only while something is unfinished.
@@ -206,6 +225,8 @@ struct Partial {
     payload: Vec<u8>,
     /// How much of a text's payload is known to be UTF-8.
     checked: usize,
+    /// It has passed the limit: its bytes are thrown away, unread.
+    is_too_large: bool,
 }
 
 impl Decoder {
@@ -214,8 +235,7 @@ impl Decoder {
         Self::default()
     }
 
-    /// Reads `bytes` and calls `on` for each message that is whole, in order. Messages have at most
-    /// `message_bytes_max` bytes. When `on` gives false, after a Close and after a fault all further input is
+    /// Reads `bytes` and calls `on` for each message that is whole, in order, none over `limit`. When `on` gives false, after a Close and after a fault all further input is
     /// ignored.
     ///
     /// # Errors
@@ -223,7 +243,7 @@ impl Decoder {
     pub fn feed(
         &mut self,
         bytes: &[u8],
-        message_bytes_max: usize,
+        limit: Limit,
         on: &mut dyn FnMut(Message) -> bool,
     ) -> Result<(), CloseFault> {
         if self.closed {
@@ -232,7 +252,7 @@ impl Decoder {
         let mut boxed = self.unfinished.take();
         let mut fresh = Unfinished::default();
         let state = boxed.as_deref_mut().unwrap_or(&mut fresh);
-        let outcome = state.feed(bytes, message_bytes_max, on);
+        let outcome = state.feed(bytes, limit, on);
         self.closed = outcome != Ok(true);
         if !self.closed && state.is_something() {
             self.unfinished = Some(boxed.unwrap_or_else(|| Box::new(fresh)));
@@ -263,13 +283,13 @@ impl Unfinished {
     fn feed(
         &mut self,
         mut input: &[u8],
-        message_bytes_max: usize,
+        limit: Limit,
         on: &mut dyn FnMut(Message) -> bool,
     ) -> Result<bool, CloseFault> {
         while !input.is_empty() {
             let frame = match self.frame.take() {
                 Some(frame) => frame,
-                None => match self.header(&mut input, message_bytes_max)? {
+                None => match self.header(&mut input, limit)? {
                     Some(frame) => frame,
                     None => break,
                 },
@@ -286,7 +306,7 @@ impl Unfinished {
     }
 
     /// Takes a frame's header off `input`, judged; `None` while it is not whole.
-    fn header(&mut self, input: &mut &[u8], message_bytes_max: usize) -> Result<Option<Frame>, CloseFault> {
+    fn header(&mut self, input: &mut &[u8], limit: Limit) -> Result<Option<Frame>, CloseFault> {
         let len = loop {
             let len = match self.header {
                 _ if self.header_len < 2 => 2,
@@ -322,13 +342,20 @@ impl Unfinished {
         }
         let left = usize::try_from(left).map_err(|_| TOO_BIG)?;
         if let OpCode::Data(kind) = opcode {
-            let held = self.message.as_ref().map_or(0, |message| message.payload.len());
-            if left > message_bytes_max.saturating_sub(held) {
-                return Err(TOO_BIG);
-            }
             if kind != Data::Continue {
                 let is_text = kind == Data::Text;
-                self.message = Some(Partial { is_text, payload: Vec::new(), checked: 0 });
+                self.message = Some(Partial { is_text, payload: Vec::new(), checked: 0, is_too_large: false });
+            }
+            if let Some(message) = &mut self.message
+                && left > limit.bytes().saturating_sub(message.payload.len())
+            {
+                match limit {
+                    Limit::Close(_) => return Err(TOO_BIG),
+                    Limit::Skip(_) => {
+                        message.is_too_large = true;
+                        message.payload = Vec::new();
+                    }
+                }
             }
         }
         Ok(Some(Frame { opcode, is_final, mask, left }))
@@ -369,7 +396,9 @@ impl Unfinished {
         frame.left -= part.len();
         match (frame.opcode, self.message.take()) {
             (OpCode::Data(_), Some(mut message)) => {
-                append_unmasked(&mut message.payload, part, frame.mask);
+                if !message.is_too_large {
+                    append_unmasked(&mut message.payload, part, frame.mask);
+                }
                 if frame.left == 0 && frame.is_final {
                     return message.finish().map(Some);
                 }
@@ -403,7 +432,7 @@ impl Partial {
     /// Judges text that has not ended: a code point may be cut by the end of what has come, and only there. Looks at
     /// each byte once.
     fn check(&mut self) -> Result<(), CloseFault> {
-        if !self.is_text {
+        if !self.is_text || self.is_too_large {
             return Ok(());
         }
         match str::from_utf8(&self.payload[self.checked..]) {
@@ -415,7 +444,9 @@ impl Partial {
     }
 
     fn finish(self) -> Result<Message, CloseFault> {
-        if self.is_text {
+        if self.is_too_large {
+            Ok(Message::TooLarge)
+        } else if self.is_text {
             Utf8Bytes::try_from(self.payload).map(Message::Text).map_err(|_| NOT_UTF8)
         } else {
             Ok(Message::Binary(self.payload.into()))
@@ -460,6 +491,11 @@ pub fn text_frame(payload: &str) -> Vec<u8> {
     frame(OpCode::Data(Data::Text), payload.as_bytes())
 }
 
+/// A text message in one frame, behind what is in `out`.
+pub fn push_text_frame(payload: &str, out: &mut Vec<u8>) {
+    push_frame(OpCode::Data(Data::Text), payload.as_bytes(), out);
+}
+
 /// A binary message in one frame.
 pub fn binary_frame(payload: &[u8]) -> Vec<u8> {
     frame(OpCode::Data(Data::Binary), payload)
@@ -487,13 +523,18 @@ pub fn close_frame(code: u16, reason: &str) -> Vec<u8> {
 }
 
 fn frame(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    push_frame(opcode, payload, &mut out);
+    out
+}
+
+fn push_frame(opcode: OpCode, payload: &[u8], out: &mut Vec<u8>) {
     let header = FrameHeader { opcode, ..FrameHeader::default() };
     let len = payload.len() as u64;
-    let mut out = Vec::with_capacity(header.len(len) + payload.len());
+    out.reserve(header.len(len) + payload.len());
     // Writing to a vector cannot fail.
-    let _ = header.format(len, &mut out);
+    let _ = header.format(len, out);
     out.extend_from_slice(payload);
-    out
 }
 
 #[cfg(test)]
@@ -529,7 +570,7 @@ mod tests {
     fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Message>, Result<(), CloseFault>, Decoder) {
         let (mut decoder, mut messages) = (Decoder::new(), Vec::new());
         for piece in pieces {
-            let outcome = decoder.feed(piece, MAX, &mut |message| {
+            let outcome = decoder.feed(piece, Limit::Close(MAX), &mut |message| {
                 messages.push(message);
                 true
             });
@@ -588,9 +629,9 @@ mod tests {
         assert!(size_of::<Decoder>() <= 16);
         let (_, outcome, mut decoder) = read([&client(0x01, b"half")[..]]);
         assert!(outcome.is_ok() && decoder.is_unfinished() && decoder.buffered() > 4);
-        decoder.feed(&client(0x80, b""), MAX, &mut |_| true).unwrap();
+        decoder.feed(&client(0x80, b""), Limit::Close(MAX), &mut |_| true).unwrap();
         assert!(!decoder.is_unfinished() && decoder.unfinished.is_none());
-        decoder.feed(&client(0x81, b"x")[..1], MAX, &mut |_| true).unwrap();
+        decoder.feed(&client(0x81, b"x")[..1], Limit::Close(MAX), &mut |_| true).unwrap();
         assert!(decoder.is_unfinished());
     }
 
@@ -605,7 +646,7 @@ mod tests {
         let two = [client(0x81, b"a"), client(0x81, b"b")].concat();
         for _ in 0..2 {
             decoder
-                .feed(&two, MAX, &mut |_| {
+                .feed(&two, Limit::Close(MAX), &mut |_| {
                     seen += 1;
                     false
                 })
@@ -615,7 +656,7 @@ mod tests {
 
         let (messages, outcome, mut decoder) = read([&[client(0x81, b"a"), vec![0xf1, 0x80]].concat()[..]]);
         assert_eq!((messages.len(), outcome.map_err(|fault| fault.code)), (1, Err(1002)));
-        assert_eq!(decoder.feed(&two, MAX, &mut |_| panic!("after a fault")), Ok(()));
+        assert_eq!(decoder.feed(&two, Limit::Close(MAX), &mut |_| panic!("after a fault")), Ok(()));
         assert_eq!(decoder.buffered(), 0);
     }
 
@@ -712,7 +753,7 @@ mod tests {
         let (mut decoder, mut got) = (Decoder::new(), None);
         for piece in bytes.chunks(1 << 12) {
             decoder
-                .feed(piece, 16 << 20, &mut |message| {
+                .feed(piece, Limit::Close(16 << 20), &mut |message| {
                     got = Some(message);
                     true
                 })

@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use timerd::clock::{Mono, Now};
-use timerd::domain::disk::{Answer, Done, Image, Job, Query};
+use timerd::clock::{Mono, Now, WallMs};
+use timerd::domain::disk::{Answer, Done, EventStats, Extent, Gone, Image, Job, Old, Order, Page, Query, Search};
 use timerd::domain::effects::{Batch, Record};
+use timerd::domain::events::{Kind, Names, Stored};
 use timerd::domain::history::Entry;
-use timerd::domain::replays::{Digest, Replay};
+use timerd::domain::replays::{Digest, First, Replay};
 use timerd::domain::timers::Timer;
 use timerd::limits::DISK_HANG_MAX;
 
@@ -32,6 +33,11 @@ pub struct Whims {
     pub hanging: u64,
 }
 
+/// The names of this disk's events.
+pub fn names() -> Names {
+    Names::new(0xe7e7_7e7e)
+}
+
 enum Fate {
     Commit,
     Fail,
@@ -45,7 +51,13 @@ pub struct Disk {
     pub timers: BTreeMap<u32, Timer>,
     /// Entries by timer, the index being the revision less one.
     pub history: HashMap<String, Vec<Entry>>,
-    replays: HashMap<Digest, Replay>,
+    /// Every event there is, in order of numbers.
+    pub events: Vec<Stored>,
+    /// The last number given, and the highest ever deleted.
+    pub last_seq: u64,
+    /// See above.
+    pub gone_seq: u64,
+    replays: HashMap<Digest, (Replay, u64)>,
     replay_order: Vec<Digest>,
     /// The last durable batch.
     pub batch: u64,
@@ -74,6 +86,9 @@ impl Disk {
             whims,
             timers: BTreeMap::new(),
             history: HashMap::new(),
+            events: Vec::new(),
+            last_seq: 0,
+            gone_seq: 0,
             replays: HashMap::new(),
             replay_order: Vec::new(),
             batch: 0,
@@ -115,7 +130,8 @@ impl Disk {
                 (self.given_ns, self.is_hung) = (now.mono.ns(), false);
             }
             Job::Ask(ticket, query) => self.questions.push_back((at, ticket, query)),
-            Job::Forget(_) | Job::Close => {}
+            Job::Forget(Old::Events(extent)) => _ = self.forget(extent),
+            Job::Forget(Old::History(_)) | Job::Close => {}
         }
     }
 
@@ -131,7 +147,7 @@ impl Disk {
             match fate {
                 Fate::Commit => {
                     self.commit(&batch);
-                    self.said.push_back(Done::Written(batch));
+                    self.said.push_back(Done::Written(batch, self.last_seq));
                 }
                 Fate::Fail => {
                     self.failed += 1;
@@ -153,7 +169,14 @@ impl Disk {
                             later.take(limit as usize).cloned().collect()
                         }))
                     }
-                    Query::Replay(key) => Answer::Replay(self.replays.get(&key).cloned()),
+                    Query::Replay(key) => match self.replays.get(&key) {
+                        Some((Replay { first: First::Event, .. }, seq)) => Answer::ReplayedEvent(self.event(*seq)),
+                        found => Answer::Replay(found.map(|(replay, _)| replay.clone())),
+                    },
+                    Query::Event(seq) => Answer::Event(self.event(seq)),
+                    Query::Events(search) => Answer::Events(self.search(&search)),
+                    Query::EventStats(hour_ago) => Answer::EventStats(self.event_stats(hour_ago)),
+                    Query::ForgetEvents(extent) => Answer::Forgotten(self.forget(extent)),
                 })
             };
             self.said.push_back(Done::Answered(ticket, answer));
@@ -193,13 +216,73 @@ impl Disk {
             same_boot: self.alive_boot == self.boot,
             serial: self.serial,
             timers: self.timers.values().cloned().collect(),
-            replays: self.replay_order.iter().map(|key| self.replays[key].stub).collect(),
+            replays: self.replay_order.iter().map(|key| self.replays[key].0.stub).collect(),
+            last_seq: self.last_seq,
+            names: names(),
         }
     }
 
     /// Whether this change of this timer is durable.
     pub fn has(&self, timer: &str, revision: u64) -> bool {
         self.history.get(timer).is_some_and(|entries| entries.len() as u64 >= revision && revision > 0)
+    }
+
+    fn event(&self, seq: u64) -> Option<Stored> {
+        self.events.iter().find(|stored| stored.seq == seq).cloned()
+    }
+
+    fn search(&self, search: &Search) -> Result<Page, Gone> {
+        let fits = |stored: &&Stored| {
+            search.filter.admits(&stored.event) && search.since.is_none_or(|since| stored.event.at > since)
+        };
+        let limit = search.limit as usize;
+        let mut events: Vec<Stored> = match search.order {
+            Order::NewestFirst => self.events.iter().rev().filter(fits).take(limit).cloned().collect(),
+            Order::After(after) if after < self.gone_seq => return Err(Gone { upto: self.gone_seq }),
+            Order::After(after) => {
+                self.events.iter().filter(|stored| stored.seq > after).filter(fits).take(limit + 1).cloned().collect()
+            }
+        };
+        let mut bytes = 0;
+        let is_room = |stored: &Stored| {
+            let is_first = bytes == 0;
+            bytes += stored.event.bytes();
+            is_first || bytes <= search.bytes_max
+        };
+        let most = events.iter().map(is_room).take_while(|room| *room).count().min(limit);
+        let is_last = most == events.len();
+        events.truncate(most);
+        let upto = if is_last { self.last_seq } else { events.last().map_or(0, |last| last.seq) };
+        Ok(Page { events, upto, is_last })
+    }
+
+    fn event_stats(&self, hour_ago: WallMs) -> EventStats {
+        let of = |kind: Kind| {
+            let all = self.events.iter().filter(move |stored| stored.event.kind == kind);
+            (kind, all.clone().count() as u64, all.map(|stored| stored.event.at).max().unwrap_or_default())
+        };
+        EventStats {
+            total: self.events.len() as u64,
+            last_hour: self.events.iter().filter(|stored| stored.event.at > hour_ago).count() as u64,
+            by_kind: Kind::all().map(of).filter(|(_, count, _)| *count > 0).collect(),
+            oldest_seq: self.gone_seq + 1,
+            last_seq: self.last_seq,
+        }
+    }
+
+    fn forget(&mut self, extent: Extent) -> u64 {
+        let before = self.events.len();
+        let excess = |keep: u64| before.saturating_sub(usize::try_from(keep).unwrap());
+        let doomed: Vec<u64> = match extent {
+            Extent::All => self.events.iter().map(|stored| stored.seq).collect(),
+            Extent::Before(at) => {
+                self.events.iter().filter(|stored| stored.event.at < at).map(|stored| stored.seq).collect()
+            }
+            Extent::Beyond(keep) => self.events.iter().take(excess(keep)).map(|stored| stored.seq).collect(),
+        };
+        self.gone_seq = self.gone_seq.max(doomed.last().copied().unwrap_or(0));
+        self.events.retain(|stored| doomed.binary_search(&stored.seq).is_err());
+        doomed.len() as u64
     }
 
     fn commit(&mut self, batch: &Batch) {
@@ -231,10 +314,14 @@ impl Disk {
                 }
                 entries.push(entry.clone());
             }
+            Record::Event(event) => {
+                self.last_seq += 1;
+                self.events.push(Stored { seq: self.last_seq, event: event.clone() });
+            }
             Record::Replay(replay) => {
                 self.replay_order.retain(|key| *key != replay.stub.key);
                 self.replay_order.push(replay.stub.key);
-                self.replays.insert(replay.stub.key, replay.clone());
+                self.replays.insert(replay.stub.key, (replay.clone(), self.last_seq));
             }
             Record::ReplayGone(key) => {
                 self.replay_order.retain(|other| other != key);

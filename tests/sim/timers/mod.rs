@@ -1305,7 +1305,7 @@ impl Witness for Exam {
 
     fn done(&mut self, now: Now, done: &Done) {
         match done {
-            Done::Written(_) => self.model.written(now),
+            Done::Written(..) => self.model.written(now),
             Done::Failed(..) => {
                 self.count("failed batches");
                 self.model.failed();

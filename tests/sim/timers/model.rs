@@ -300,7 +300,7 @@ impl Model {
                 Record::History(entry) => entries.push(entry),
                 Record::Timer(timer) => self.command(&timer.id, Some(timer), std::mem::take(&mut entries)),
                 Record::TimerGone(id) => self.command(id, None, std::mem::take(&mut entries)),
-                Record::Replay(_) | Record::ReplayGone(_) => {}
+                Record::Event(_) | Record::Replay(_) | Record::ReplayGone(_) => {}
             }
         }
         if !entries.is_empty() {
@@ -390,7 +390,7 @@ impl Model {
                     violated("only the old and finished give their place back", id);
                 }
             }
-            Record::Replay(_) | Record::ReplayGone(_) => {}
+            Record::Event(_) | Record::Replay(_) | Record::ReplayGone(_) => {}
         }
     }
 

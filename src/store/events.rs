@@ -1,0 +1,742 @@
+//! Rows <-> events.
+//!
+//! Owns the statements on `events` and `event_kinds`, and the events' columns of `meta`: the ledger of what was ever
+//! numbered, what was deleted, how many are left. It must not know who publishes, who reads, or how long events are
+//! kept.
+//!
+//! Time is found without an index on it. `behind_ms` says how far a timestamp lies behind the latest one before it: 0,
+//! but where the wall clock was set back. `at_ms + behind_ms` therefore never falls as `seq` rises, and the first event
+//! after an instant is found by halving; the few that lie behind have an index of their own.
+//!
+//! Invariants: numbers rise by one from commit to commit, and none comes twice, whatever is deleted; `gone_seq` is the
+//! highest number ever deleted, so that whoever has read further has missed nothing; counts are written in the commit
+//! of what they count.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, ToSql, params};
+
+use crate::clock::WallMs;
+use crate::domain::disk::{EventStats, Extent, Gone, Order, Page, Search};
+use crate::domain::events::{Event, Kind, Stored};
+use crate::limits::SLICE_ROWS_MAX;
+use crate::store::schema::{integer, unreadable, unsigned};
+
+/// The events' columns of `meta`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ledger {
+    last_seq: u64,
+    gone_seq: u64,
+    total: u64,
+    peak_ms: i64,
+}
+
+impl Ledger {
+    fn read(connection: &Connection) -> rusqlite::Result<Ledger> {
+        let sql = "SELECT last_seq, gone_seq, events, peak_ms FROM meta WHERE id = 1";
+        connection.prepare_cached(sql)?.query_row([], |row| {
+            Ok(Ledger {
+                last_seq: unsigned(row, 0)?,
+                gone_seq: unsigned(row, 1)?,
+                total: unsigned(row, 2)?,
+                peak_ms: row.get(3)?,
+            })
+        })
+    }
+
+    fn write(self, connection: &Connection) -> rusqlite::Result<()> {
+        let Ledger { last_seq, gone_seq, total, peak_ms } = self;
+        let sql = "UPDATE meta SET last_seq = ?1, gone_seq = ?2, events = ?3, peak_ms = ?4 WHERE id = 1";
+        connection.prepare_cached(sql)?.execute(params![
+            integer(last_seq),
+            integer(gone_seq),
+            integer(total),
+            peak_ms
+        ])?;
+        Ok(())
+    }
+}
+
+/// How the numbers of the types change: by how many, and the latest timestamp.
+type Counts = BTreeMap<Kind, (i64, i64)>;
+
+fn write_counts(connection: &Connection, counts: &Counts) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO event_kinds (kind, name, count, last_ms) VALUES (?1, ?2, ?3, ?4)
+               ON CONFLICT (kind) DO UPDATE SET
+                   count = count + excluded.count, last_ms = max(last_ms, excluded.last_ms)";
+    let mut statement = connection.prepare_cached(sql)?;
+    for (kind, (change, last_ms)) in counts {
+        statement.execute(params![kind.number(), kind.name(), change, last_ms])?;
+    }
+    Ok(())
+}
+
+/// Numbers and writes the events of one batch.
+pub(super) struct Writer<'c> {
+    connection: &'c Connection,
+    before: Ledger,
+    ledger: Ledger,
+    counts: Counts,
+    /// Prepared when the first event comes: most batches of a quiet exam have none.
+    insert: Option<CachedStatement<'c>>,
+}
+
+impl<'c> Writer<'c> {
+    /// Behind the last event of the store.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub(super) fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
+        let ledger = Ledger::read(connection)?;
+        Ok(Writer { connection, before: ledger, ledger, counts: Counts::new(), insert: None })
+    }
+
+    /// The number of the last event.
+    pub(super) fn last_seq(&self) -> u64 {
+        self.ledger.last_seq
+    }
+
+    /// Writes the next one.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub(super) fn put(&mut self, event: &Event) -> rusqlite::Result<()> {
+        let insert = match &mut self.insert {
+            Some(insert) => insert,
+            none => none.insert(self.connection.prepare_cached(
+                "INSERT INTO events (seq, at_ms, behind_ms, kind, source, session, user, payload)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?),
+        };
+        let at_ms = event.at.ms();
+        self.ledger.last_seq += 1;
+        self.ledger.total += 1;
+        self.ledger.peak_ms = self.ledger.peak_ms.max(at_ms);
+        insert.execute(params![
+            integer(self.ledger.last_seq),
+            at_ms,
+            self.ledger.peak_ms - at_ms,
+            event.kind.number(),
+            event.source,
+            event.session,
+            event.user,
+            event.payload,
+        ])?;
+        let (count, last_ms) = self.counts.entry(event.kind).or_insert((0, at_ms));
+        *count += 1;
+        *last_ms = at_ms.max(*last_ms);
+        Ok(())
+    }
+
+    /// Writes what has been counted. Returns the number of the last event.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub(super) fn finish(self) -> rusqlite::Result<u64> {
+        if self.ledger != self.before {
+            write_counts(self.connection, &self.counts)?;
+            self.ledger.write(self.connection)?;
+        }
+        Ok(self.ledger.last_seq)
+    }
+}
+
+/// The event numbered `seq`, if it is there.
+///
+/// # Errors
+/// SQLite's own, and when the row has no meaning.
+pub(super) fn find(connection: &Connection, seq: u64) -> rusqlite::Result<Option<Stored>> {
+    let sql = "SELECT seq, at_ms, kind, source, session, user, payload FROM events WHERE seq = ?1";
+    let Ok(seq) = i64::try_from(seq) else { return Ok(None) };
+    connection.prepare_cached(sql)?.query_row([seq], |row| Columns::of(row)?.stored()).optional()
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Reading.
+
+/// A search in progress: read in slices, taken up by key.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    /// How far it has come; `None` before the first slice.
+    cursor: Option<u64>,
+    /// Below this number nothing is late enough.
+    floor: u64,
+    bytes: usize,
+    page: Page,
+}
+
+/// What came of a slice.
+#[derive(Debug)]
+pub(super) enum Slice<T> {
+    /// There is more to do.
+    Unfinished,
+    /// It is done.
+    Done(T),
+}
+
+impl Reading {
+    /// Reads a slice: so many rows at most as one slice may have, whether they are wanted or not.
+    ///
+    /// # Errors
+    /// SQLite's own, and when a row has no meaning.
+    pub(super) fn slice(
+        &mut self,
+        connection: &Connection,
+        search: &Search,
+    ) -> rusqlite::Result<Slice<Result<Page, Gone>>> {
+        let ledger = Ledger::read(connection)?;
+        let cursor = match (self.cursor, search.order) {
+            (Some(cursor), _) => cursor,
+            (None, Order::After(seq)) => seq,
+            (None, Order::NewestFirst) => {
+                if let Some(since) = search.since {
+                    self.floor = first_later_than(connection, ledger, since.ms())?;
+                }
+                u64::MAX
+            }
+        };
+        // Between two slices the events behind the first may have been deleted.
+        if matches!(search.order, Order::After(_)) && cursor < ledger.gone_seq {
+            return Ok(Slice::Done(match self.page.events.is_empty() {
+                true => Err(Gone { upto: ledger.gone_seq }),
+                false => Ok(self.finish(cursor, false)),
+            }));
+        }
+        let wanted = |at: WallMs| search.since.is_none_or(|since| at > since);
+        let mut statement = connection.prepare_cached(sql_of(search))?;
+        let number = search.filter.kinds.and_then(|kinds| kinds.only()).map(Kind::number);
+        let (from, rows_max) = (integer(cursor), SLICE_ROWS_MAX);
+        let floor = integer(self.floor);
+        let mut rows = match driver_of(search) {
+            Driver::Session => statement.query(params![from, floor, rows_max, search.filter.session])?,
+            Driver::User => statement.query(params![from, floor, rows_max, search.filter.user])?,
+            Driver::Kind => statement.query(params![from, floor, rows_max, number])?,
+            Driver::Seq => statement.query([&from as &dyn ToSql, &floor, &rows_max])?,
+        };
+        let mut cursor = cursor;
+        let mut seen = 0;
+        while let Some(row) = rows.next()? {
+            let columns = Columns::of(row)?;
+            seen += 1;
+            if wanted(columns.at) && columns.fit(search) {
+                let stored = columns.stored()?;
+                let bytes = stored.event.bytes();
+                if !self.page.events.is_empty() && self.bytes + bytes > search.bytes_max {
+                    return Ok(Slice::Done(Ok(self.finish(cursor, false))));
+                }
+                self.bytes += bytes;
+                self.page.events.push(stored);
+            }
+            cursor = columns.seq;
+            if self.page.events.len() >= search.limit as usize {
+                let is_last = search.order != Order::NewestFirst && cursor == ledger.last_seq;
+                return Ok(Slice::Done(Ok(self.finish(cursor, is_last))));
+            }
+        }
+        self.cursor = Some(cursor);
+        if seen == rows_max {
+            return Ok(Slice::Unfinished);
+        }
+        Ok(Slice::Done(Ok(self.finish(cursor.max(ledger.last_seq), true))))
+    }
+
+    fn finish(&mut self, upto: u64, is_last: bool) -> Page {
+        Page { upto, is_last, ..std::mem::take(&mut self.page) }
+    }
+}
+
+/// The index that leads through the rows; the rest of the filter is looked at row by row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Driver {
+    Session,
+    User,
+    Kind,
+    Seq,
+}
+
+/// The narrowest there is.
+fn driver_of(search: &Search) -> Driver {
+    let filter = &search.filter;
+    match (&filter.session, &filter.user, filter.kinds.and_then(|kinds| kinds.only())) {
+        (Some(_), ..) => Driver::Session,
+        (None, Some(_), _) => Driver::User,
+        (None, None, Some(_)) => Driver::Kind,
+        (None, None, None) => Driver::Seq,
+    }
+}
+
+fn sql_of(search: &Search) -> &'static str {
+    macro_rules! select {
+        ($from:literal, $order:literal) => {
+            concat!(
+                "SELECT seq, at_ms, kind, source, session, user, payload FROM events ",
+                $from,
+                $order,
+                " LIMIT ?3"
+            )
+        };
+        (newest $from:literal) => {
+            select!($from, " seq < ?1 AND seq >= ?2 ORDER BY seq DESC")
+        };
+        (after $from:literal) => {
+            select!($from, " seq > ?1 AND seq >= ?2 ORDER BY seq")
+        };
+    }
+    match (driver_of(search), search.order) {
+        (Driver::Session, Order::NewestFirst) => select!(newest "INDEXED BY events_session WHERE session = ?4 AND"),
+        (Driver::Session, Order::After(_)) => select!(after "INDEXED BY events_session WHERE session = ?4 AND"),
+        (Driver::User, Order::NewestFirst) => select!(newest "INDEXED BY events_user WHERE user = ?4 AND"),
+        (Driver::User, Order::After(_)) => select!(after "INDEXED BY events_user WHERE user = ?4 AND"),
+        (Driver::Kind, Order::NewestFirst) => select!(newest "INDEXED BY events_kind WHERE kind = ?4 AND"),
+        (Driver::Kind, Order::After(_)) => select!(after "INDEXED BY events_kind WHERE kind = ?4 AND"),
+        (Driver::Seq, Order::NewestFirst) => select!(newest "WHERE"),
+        (Driver::Seq, Order::After(_)) => select!(after "WHERE"),
+    }
+}
+
+/// A row, of which so far only what a filter looks at was read.
+struct Columns<'r> {
+    seq: u64,
+    at: WallMs,
+    kind: Kind,
+    session: Option<&'r str>,
+    user: Option<&'r str>,
+    row: &'r Row<'r>,
+}
+
+impl<'r> Columns<'r> {
+    fn of(row: &'r Row<'r>) -> rusqlite::Result<Self> {
+        Ok(Columns {
+            seq: unsigned(row, 0)?,
+            at: WallMs::from_ms(row.get(1)?),
+            kind: Kind::numbered(row.get(2)?).ok_or_else(|| unreadable(2, "type of an event"))?,
+            session: row.get_ref(4)?.as_str_or_null()?,
+            user: row.get_ref(5)?.as_str_or_null()?,
+            row,
+        })
+    }
+
+    fn fit(&self, search: &Search) -> bool {
+        let filter = &search.filter;
+        filter.kinds.is_none_or(|kinds| kinds.contains(self.kind))
+            && (filter.session.is_none() || filter.session.as_deref() == self.session)
+            && (filter.user.is_none() || filter.user.as_deref() == self.user)
+    }
+
+    fn stored(&self) -> rusqlite::Result<Stored> {
+        let text = |column| Ok::<_, rusqlite::Error>(Arc::from(self.row.get_ref(column)?.as_str()?));
+        let event = Event {
+            kind: self.kind,
+            source: text(3)?,
+            session: self.session.map(Arc::from),
+            user: self.user.map(Arc::from),
+            payload: text(6)?,
+            at: self.at,
+        };
+        Ok(Stored { seq: self.seq, event })
+    }
+}
+
+/// The number from which on events may be later than `cutoff_ms`; all before are not.
+fn first_later_than(connection: &Connection, ledger: Ledger, cutoff_ms: i64) -> rusqlite::Result<u64> {
+    let sql = "SELECT seq, at_ms + behind_ms FROM events WHERE seq >= ?1 ORDER BY seq LIMIT 1";
+    let mut statement = connection.prepare_cached(sql)?;
+    // All below `low` are early enough, and none of those from `high` on is.
+    let (mut low, mut high) = (0, ledger.last_seq + 1);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let row = |row: &Row<'_>| Ok((unsigned(row, 0)?, row.get::<_, i64>(1)?));
+        match statement.query_row([integer(middle)], row).optional()? {
+            Some((seq, peak_ms)) if peak_ms <= cutoff_ms => low = seq + 1,
+            _ => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+/// The figures of all events; those of the last hour are those after `hour_ago`.
+///
+/// # Errors
+/// SQLite's own, and when a row has no meaning.
+pub(super) fn stats(connection: &Connection, hour_ago: WallMs) -> rusqlite::Result<EventStats> {
+    let ledger = Ledger::read(connection)?;
+    let first = first_later_than(connection, ledger, hour_ago.ms())?;
+    let number = |sql: &str, parameters: &[&dyn ToSql]| -> rusqlite::Result<u64> {
+        connection.prepare_cached(sql)?.query_row(parameters, |row| unsigned(row, 0))
+    };
+    let oldest = number("SELECT ifnull(min(seq), 0) FROM events", &[])?;
+    let since = integer(first);
+    let is_whole = ledger.total == 0 || ledger.last_seq - oldest + 1 == ledger.total;
+    let later = match is_whole {
+        true => (ledger.last_seq + 1).saturating_sub(first.max(oldest)),
+        // Holes are left where the clock was set back and what lay behind has been deleted.
+        false => number("SELECT count(*) FROM events WHERE seq >= ?1", &[&since])?,
+    };
+    let behind = number(
+        "SELECT count(*) FROM events INDEXED BY events_behind WHERE behind_ms > 0 AND at_ms <= ?1 AND seq >= ?2",
+        &[&hour_ago.ms(), &since],
+    )?;
+    let sql = "SELECT kind, count, last_ms FROM event_kinds WHERE count > 0 ORDER BY count DESC, kind";
+    let row = |row: &Row<'_>| {
+        let kind = Kind::numbered(row.get(0)?).ok_or_else(|| unreadable(0, "type of an event"))?;
+        Ok((kind, unsigned(row, 1)?, WallMs::from_ms(row.get(2)?)))
+    };
+    Ok(EventStats {
+        total: ledger.total,
+        last_hour: if ledger.total == 0 { 0 } else { later - behind },
+        by_kind: connection.prepare_cached(sql)?.query_map([], row)?.collect::<Result<_, _>>()?,
+        oldest_seq: ledger.gone_seq + 1,
+        last_seq: ledger.last_seq,
+    })
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Deleting.
+
+/// A deletion in progress.
+#[derive(Debug)]
+pub(super) struct Forgetting {
+    /// Everything below this number goes.
+    below: u64,
+    /// What lies behind goes, too, when it is before this instant and was there when the deletion began.
+    behind: Option<(WallMs, u64)>,
+    /// So many at most.
+    left: u64,
+    /// So many have gone.
+    pub(super) gone: u64,
+}
+
+/// Rows that the next slice of a deletion takes away.
+#[derive(Debug)]
+pub(super) struct Doomed {
+    rows: Vec<(u64, Kind)>,
+    /// None will be left.
+    pub(super) is_last: bool,
+}
+
+impl Forgetting {
+    /// Finds out what `extent` means now: what comes later stays.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub(super) fn begin(connection: &Connection, extent: Extent) -> rusqlite::Result<Self> {
+        let ledger = Ledger::read(connection)?;
+        let (all, every) = (ledger.last_seq + 1, u64::MAX);
+        Ok(match extent {
+            Extent::All => Forgetting { below: all, behind: None, left: every, gone: 0 },
+            Extent::Before(before) => {
+                let below = first_later_than(connection, ledger, before.ms() - 1)?;
+                Forgetting { below, behind: Some((before, all)), left: every, gone: 0 }
+            }
+            Extent::Beyond(keep) => {
+                let left = ledger.total.saturating_sub(keep);
+                Forgetting { below: all, behind: None, left, gone: 0 }
+            }
+        })
+    }
+
+    /// The next rows to go, `rows_max` at most.
+    ///
+    /// # Errors
+    /// SQLite's own, and when a row has no meaning.
+    pub(super) fn next(&self, connection: &Connection, rows_max: u32) -> rusqlite::Result<Doomed> {
+        let row = |row: &Row<'_>| {
+            let kind = Kind::numbered(row.get(1)?).ok_or_else(|| unreadable(1, "type of an event"))?;
+            Ok((unsigned(row, 0)?, kind))
+        };
+        let most = self.left.min(u64::from(rows_max));
+        // One more than wanted tells whether any will be left.
+        let peek = integer(most + 1);
+        let sql = "SELECT seq, kind FROM events WHERE seq < ?1 ORDER BY seq LIMIT ?2";
+        let mut statement = connection.prepare_cached(sql)?;
+        let mut rows: Vec<(u64, Kind)> =
+            statement.query_map(params![integer(self.below), peek], row)?.collect::<Result<_, _>>()?;
+        if let Some((before, all)) = self.behind.filter(|_| rows.len() as u64 <= most) {
+            let sql = "SELECT seq, kind FROM events INDEXED BY events_behind
+                       WHERE behind_ms > 0 AND at_ms < ?1 AND seq >= ?2 AND seq < ?3 LIMIT ?4";
+            let mut statement = connection.prepare_cached(sql)?;
+            let missing = peek - integer(rows.len() as u64);
+            let behind = params![before.ms(), integer(self.below), integer(all), missing];
+            for found in statement.query_map(behind, row)? {
+                rows.push(found?);
+            }
+        }
+        let is_last = rows.len() as u64 <= most || most == self.left;
+        rows.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+        Ok(Doomed { rows, is_last })
+    }
+
+    /// Deletes them.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub(super) fn delete(&self, connection: &Connection, doomed: &Doomed) -> rusqlite::Result<()> {
+        let mut ledger = Ledger::read(connection)?;
+        let mut delete = connection.prepare_cached("DELETE FROM events WHERE seq = ?1")?;
+        let mut counts = Counts::new();
+        for (seq, kind) in &doomed.rows {
+            delete.execute([integer(*seq)])?;
+            ledger.gone_seq = ledger.gone_seq.max(*seq);
+            ledger.total -= 1;
+            counts.entry(*kind).or_insert((0, i64::MIN)).0 -= 1;
+        }
+        write_counts(connection, &counts)?;
+        ledger.write(connection)
+    }
+
+    /// They have gone.
+    pub(super) fn count(&mut self, doomed: &Doomed) {
+        let gone = doomed.rows.len() as u64;
+        self.gone += gone;
+        self.left -= gone;
+    }
+}
+
+impl Doomed {
+    /// There is nothing to delete.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::domain::events::{Filter, Kinds};
+    use crate::store::schema;
+
+    fn empty() -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&connection, Path::new("test")).unwrap();
+        connection
+    }
+
+    fn event(kind: Kind, session: Option<&str>, user: Option<&str>, at_ms: i64) -> Event {
+        let (session, user) = (session.map(Arc::from), user.map(Arc::from));
+        Event { kind, source: "t".into(), session, user, payload: "{\"n\":1}".into(), at: WallMs::from_ms(at_ms) }
+    }
+
+    fn plain(at_ms: i64) -> Event {
+        event(Kind::QuizStarted, None, None, at_ms)
+    }
+
+    fn write(connection: &Connection, events: &[Event]) -> u64 {
+        let mut writer = Writer::new(connection).unwrap();
+        events.iter().for_each(|event| writer.put(event).unwrap());
+        writer.finish().unwrap()
+    }
+
+    fn search(order: Order) -> Search {
+        Search { filter: Filter::default(), since: None, order, limit: 10_000, bytes_max: usize::MAX }
+    }
+
+    /// The whole answer, and in how many slices it came.
+    fn read(connection: &Connection, search: &Search) -> (Result<Page, Gone>, u32) {
+        let mut reading = Reading::default();
+        for slices in 1.. {
+            if let Slice::Done(answer) = reading.slice(connection, search).unwrap() {
+                return (answer, slices);
+            }
+        }
+        unreachable!()
+    }
+
+    fn seqs(connection: &Connection, search: &Search) -> Vec<u64> {
+        read(connection, search).0.unwrap().events.iter().map(|stored| stored.seq).collect()
+    }
+
+    fn forget(connection: &Connection, extent: Extent) -> u64 {
+        let mut forgetting = Forgetting::begin(connection, extent).unwrap();
+        loop {
+            let doomed = forgetting.next(connection, 3).unwrap();
+            forgetting.delete(connection, &doomed).unwrap();
+            forgetting.count(&doomed);
+            if doomed.is_last {
+                return forgetting.gone;
+            }
+        }
+    }
+
+    #[test]
+    fn events_are_numbered_in_order_and_come_back_as_they_were() {
+        let connection = empty();
+        let all = [event(Kind::TimerTick, Some("s"), None, -5), event(Kind::QuizTimeout, None, Some("ü'"), 7)];
+        assert_eq!(write(&connection, &all), 2);
+        assert_eq!(write(&connection, &[]), 2);
+        assert_eq!(write(&connection, &[plain(9)]), 3);
+        for (seq, event) in (1..).zip(all) {
+            assert_eq!(find(&connection, seq).unwrap(), Some(Stored { seq, event }));
+        }
+        assert_eq!(find(&connection, 4).unwrap(), None);
+        assert_eq!(find(&connection, u64::MAX).unwrap(), None);
+    }
+
+    #[test]
+    fn every_filter_finds_what_a_look_at_each_event_finds() {
+        let connection = empty();
+        let kinds = [Kind::QuizStarted, Kind::QuizCompleted, Kind::TimerTick];
+        let name = |n: usize| [None, Some("a"), Some("b"), Some("")][n % 4];
+        let all: Vec<Event> = (0..3_000)
+            .map(|n| event(kinds[n % 3], name(n / 3), name(n / 7), 10 * i64::try_from(n / 5).unwrap()))
+            .collect();
+        write(&connection, &all);
+        let sets: Vec<Option<Kinds>> = vec![
+            None,
+            Some([Kind::TimerTick].into_iter().collect()),
+            Some([Kind::TimerTick, Kind::QuizStarted].into_iter().collect()),
+            Some(Kinds::default()),
+        ];
+        for kinds in sets {
+            for session in [None, Some("a"), Some("nobody")] {
+                for user in [None, Some("b"), Some("")] {
+                    let filter = Filter { kinds, session: session.map(Arc::from), user: user.map(Arc::from) };
+                    for since in
+                        [None, Some(0), Some(2_995), Some(3_000), Some(9_999)].map(|ms| ms.map(WallMs::from_ms))
+                    {
+                        let fits = |event: &Event| filter.admits(event) && since.is_none_or(|since| event.at > since);
+                        let mut want: Vec<u64> =
+                            (1..).zip(&all).filter(|(_, event)| fits(event)).map(|(seq, _)| seq).collect();
+                        let forwards = Search { filter: filter.clone(), since, ..search(Order::After(0)) };
+                        assert_eq!(seqs(&connection, &forwards), want);
+                        want.reverse();
+                        want.truncate(70);
+                        let back = Search { limit: 70, order: Order::NewestFirst, ..forwards };
+                        assert_eq!(seqs(&connection, &back), want);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pages_end_by_number_and_by_size_and_go_on_from_there() {
+        let connection = empty();
+        write(&connection, &(0..1_200).map(plain).collect::<Vec<_>>());
+        let (page, slices) = read(&connection, &search(Order::After(100)));
+        let page = page.unwrap();
+        assert_eq!((page.events.len(), page.upto, page.is_last, slices), (1_100, 1_200, true, 3));
+        let (page, _) = read(&connection, &Search { limit: 7, ..search(Order::After(100)) });
+        assert_eq!(page.map(|page| (page.upto, page.is_last)), Ok((107, false)));
+        let (page, _) = read(&connection, &Search { limit: 7, ..search(Order::After(1_193)) });
+        assert_eq!(page.map(|page| (page.upto, page.is_last)), Ok((1_200, true)));
+        let bytes_max = 3 * plain(0).bytes();
+        let (page, _) = read(&connection, &Search { bytes_max, ..search(Order::After(100)) });
+        assert_eq!(page.map(|page| (page.events.len(), page.upto, page.is_last)), Ok((3, 103, false)));
+        // However small the bound, a page has one event.
+        let (page, _) = read(&connection, &Search { bytes_max: 1, ..search(Order::After(100)) });
+        assert_eq!(page.map(|page| (page.events.len(), page.upto)), Ok((1, 101)));
+        let (page, _) = read(&connection, &search(Order::After(5_000)));
+        assert_eq!(page.map(|page| (page.events.len(), page.upto, page.is_last)), Ok((0, 5_000, true)));
+    }
+
+    #[test]
+    fn reading_in_order_is_told_of_what_was_deleted_even_between_two_slices() {
+        let connection = empty();
+        write(&connection, &(0..1_200).map(plain).collect::<Vec<_>>());
+        let all = search(Order::After(0));
+        let mut reading = Reading::default();
+        assert!(matches!(reading.slice(&connection, &all).unwrap(), Slice::Unfinished));
+        assert_eq!(forget(&connection, Extent::Before(WallMs::from_ms(800))), 800);
+        let Slice::Done(Ok(page)) = reading.slice(&connection, &all).unwrap() else { panic!() };
+        assert_eq!((page.events.len(), page.upto, page.is_last), (500, 500, false));
+        for after in [0, 500, 799] {
+            assert_eq!(read(&connection, &search(Order::After(after))).0, Err(Gone { upto: 800 }));
+        }
+        assert_eq!(seqs(&connection, &search(Order::After(800))).len(), 400);
+        // A search that has found nothing yet has nothing to tell but that.
+        let nobody = Search {
+            filter: Filter { kinds: Some(Kinds::default()), ..Filter::default() },
+            ..search(Order::After(800))
+        };
+        write(&connection, &(1_200..2_000).map(plain).collect::<Vec<_>>());
+        let mut reading = Reading::default();
+        assert!(matches!(reading.slice(&connection, &nobody).unwrap(), Slice::Unfinished));
+        forget(&connection, Extent::All);
+        assert!(matches!(reading.slice(&connection, &nobody).unwrap(), Slice::Done(Err(Gone { upto: 2_000 }))));
+    }
+
+    #[test]
+    fn time_is_found_even_where_the_clock_was_set_back() {
+        let connection = empty();
+        // 10, 20, 30, then set back to 15, 25, then 35.
+        let times = [10, 20, 30, 15, 25, 35];
+        write(&connection, &times.map(plain));
+        let since = |ms| {
+            let mut found =
+                seqs(&connection, &Search { since: Some(WallMs::from_ms(ms)), ..search(Order::NewestFirst) });
+            found.reverse();
+            found
+        };
+        for ms in 0..40 {
+            let want: Vec<u64> = (1..).zip(times).filter(|(_, at)| *at > ms).map(|(seq, _)| seq).collect();
+            assert_eq!(since(ms), want, "{ms}");
+            let later = stats(&connection, WallMs::from_ms(ms)).unwrap().last_hour;
+            assert_eq!(later, want.len() as u64, "{ms}");
+        }
+        assert_eq!(forget(&connection, Extent::Before(WallMs::from_ms(25))), 3);
+        assert_eq!(since(0), [3, 5, 6]);
+        // The event with the number 3 is there, but not everything behind it.
+        assert_eq!(read(&connection, &search(Order::After(2))).0, Err(Gone { upto: 4 }));
+        let figures = stats(&connection, WallMs::from_ms(26)).unwrap();
+        assert_eq!((figures.total, figures.last_hour, figures.oldest_seq), (3, 2, 5));
+    }
+
+    #[test]
+    fn counts_follow_what_is_written_and_deleted_and_numbers_never_come_again() {
+        let connection = empty();
+        let figures = |ms| stats(&connection, WallMs::from_ms(ms)).unwrap();
+        assert_eq!(figures(0), EventStats { oldest_seq: 1, ..EventStats::default() });
+        write(&connection, &[plain(1), event(Kind::TimerTick, None, None, 5), plain(3), plain(4)]);
+        let by_kind = vec![(Kind::QuizStarted, 3, WallMs::from_ms(4)), (Kind::TimerTick, 1, WallMs::from_ms(5))];
+        assert_eq!(figures(2), EventStats { total: 4, last_hour: 3, by_kind, oldest_seq: 1, last_seq: 4 });
+        assert_eq!(forget(&connection, Extent::Beyond(4)), 0);
+        assert_eq!(forget(&connection, Extent::Beyond(3)), 1);
+        assert_eq!((figures(0).total, figures(0).oldest_seq), (3, 2));
+        assert_eq!(forget(&connection, Extent::Before(WallMs::from_ms(-9))), 0);
+        assert_eq!(forget(&connection, Extent::All), 3);
+        assert_eq!(forget(&connection, Extent::All), 0);
+        assert_eq!(figures(0), EventStats { oldest_seq: 5, last_seq: 4, ..EventStats::default() });
+        assert_eq!(write(&connection, &[plain(0)]), 5);
+        assert_eq!((figures(-1).total, figures(-1).last_hour), (1, 1));
+    }
+
+    #[test]
+    fn what_comes_while_all_is_deleted_stays() {
+        let connection = empty();
+        write(&connection, &(0..10).map(plain).collect::<Vec<_>>());
+        let mut forgetting = Forgetting::begin(&connection, Extent::All).unwrap();
+        write(&connection, &[plain(11)]);
+        loop {
+            let doomed = forgetting.next(&connection, 4).unwrap();
+            forgetting.delete(&connection, &doomed).unwrap();
+            forgetting.count(&doomed);
+            if doomed.is_last {
+                break;
+            }
+        }
+        assert_eq!((forgetting.gone, seqs(&connection, &search(Order::After(10)))), (10, vec![11]));
+    }
+
+    #[test]
+    fn every_search_is_led_by_an_index() {
+        let connection = empty();
+        for order in [Order::NewestFirst, Order::After(0)] {
+            for filter in [
+                Filter::default(),
+                Filter { kinds: Some([Kind::TimerTick].into_iter().collect()), ..Filter::default() },
+                Filter { session: Some("s".into()), ..Filter::default() },
+                Filter { user: Some("u".into()), ..Filter::default() },
+            ] {
+                let sql = format!("EXPLAIN QUERY PLAN {}", sql_of(&Search { filter, ..search(order) }));
+                let mut statement = connection.prepare(&sql).unwrap();
+                let blanks = vec![1i64; statement.parameter_count()];
+                let rows = statement.query_map(rusqlite::params_from_iter(blanks), |row| row.get::<_, String>(3));
+                let plan = rows.unwrap().map(Result::unwrap).collect::<Vec<_>>().join("; ");
+                assert!(plan.starts_with("SEARCH events USING") && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+            }
+        }
+    }
+}
