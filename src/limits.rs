@@ -174,6 +174,8 @@ pub const SUBSCRIBE_AGE_MAX: Duration = Duration::from_secs(10);
 pub const FEED_BYTES_MAX: usize = 256 << 10;
 /// Frames that may wait in a subscriber's outbox.
 pub const FEED_FRAMES_MAX: usize = 1_024;
+/// Events that wait to be routed; beyond them subscribers get them by pages.
+pub const EVENTS_UNROUTED_MAX: usize = 2 * EVENTS_GATHERED_MAX;
 /// Events of one page for a subscriber.
 pub const FEED_PAGE_EVENTS_MAX: u32 = 500;
 /// Bytes of one page for a subscriber.
@@ -205,6 +207,8 @@ pub const FLUSHES_PER_TURN: usize = 2_048;
 pub const WRITE_BYTES_PER_TURN: usize = 16 << 20;
 /// Connections with something to send from which on a turn takes no more deadlines: they fit into a core's cache.
 pub const BURST_PER_TURN: usize = 512;
+/// Subscribers looked at in one turn, for all events together: about 5 ms.
+pub const ROUTINGS_PER_TURN: usize = 50_000;
 /// Deadlines taken from the heap in one turn.
 pub const DEADLINES_PER_TURN: usize = 4_096;
 /// Alarms in the heap that are known to be stale, beyond a few for each timer and connection, before it is swept.

@@ -31,6 +31,16 @@ pub enum Record {
     ReplayGone(Digest),
 }
 
+impl Record {
+    /// The event, if it is one.
+    pub fn into_event(self) -> Option<Event> {
+        match self {
+            Record::Event(event) => Some(event),
+            _ => None,
+        }
+    }
+}
+
 /// What one commit makes durable, all or nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {

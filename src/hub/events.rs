@@ -6,7 +6,8 @@
 //! A subscriber is *live*, and is sent what is released, or it is *behind*, and is sent pages that the disk is asked
 //! for, the next one when its outbox is half empty. It goes live in the turn in which a page ends with the last event
 //! there is: the disk tells of its batches and its pages in order, so that nothing can lie between. It falls behind
-//! when more is released than its outbox holds, and is closed when it takes nothing of what waits.
+//! when more is released than its outbox holds, and is closed when it takes nothing of what waits. Batches are released
+//! in order, as far as a turn has time for; when too many wait for that, everybody falls behind instead.
 //!
 //! Invariants: a publisher is answered in the order of its messages, and that something is stored only when it is; a
 //! subscriber is sent what it wants in the order of numbers, nothing twice and nothing left out, or is told so.
@@ -20,8 +21,8 @@ use slab::Slab;
 use crate::api::events::{self, Said, Wish};
 use crate::clock::{Mono, Now};
 use crate::domain::disk::{Answer, Gone, Order, Page, Search};
-use crate::domain::effects::Batch;
-use crate::domain::events::{Event, Filter, of};
+use crate::domain::effects::{Batch, Record};
+use crate::domain::events::{Event, Filter, Stored, of};
 use crate::domain::timers::{Reading, Told, What};
 use crate::hub::Hub;
 use crate::hub::conn::{ConnId, Listens};
@@ -41,8 +42,12 @@ pub(super) struct Feeds {
     by_user: HashMap<Arc<str>, Vec<u32>>,
     broad: Vec<u32>,
     subscribed: u32,
-    /// How many of them name the daemon's own ticks.
-    naming_ticks: u32,
+    /// Those of them who name the daemon's own ticks.
+    ticking: Vec<u32>,
+    /// Durable, and not routed yet.
+    unrouted: VecDeque<Stored>,
+    /// Subscribers that may yet be looked at in this turn.
+    looks_left: usize,
     /// Those whose page has to wait until the disk has given out others.
     queue: VecDeque<u32>,
     /// Pages that the disk is asked for.
@@ -77,7 +82,7 @@ struct Subscriber {
     /// The last one it was sent, or the one it began behind.
     sent: u64,
     filter: Filter,
-    /// When it last took bytes, or began to have some to take.
+    /// When it last took bytes, or began to be behind.
     progress: Mono,
     address: IpAddr,
 }
@@ -106,6 +111,15 @@ pub struct FeedId {
     conn: ConnId,
 }
 
+impl Subscriber {
+    /// It has been sent what it wants up to `upto`, and gets the rest by pages.
+    fn fall_behind(&mut self, now: Now, upto: u64) {
+        self.cursor = self.cursor.max(upto);
+        self.stage = Stage::Behind;
+        self.progress = now.mono;
+    }
+}
+
 impl Feeds {
     /// Sockets that `address` has open.
     pub(super) fn sockets_of(&self, address: IpAddr) -> u32 {
@@ -119,7 +133,7 @@ impl Feeds {
 
     /// Whether anybody wants the daemon's own ticks.
     pub(super) fn wants_ticks(&self) -> bool {
-        self.naming_ticks > 0
+        !self.ticking.is_empty()
     }
 
     /// A publisher has come.
@@ -183,7 +197,9 @@ impl Feeds {
     fn enlist(&mut self, key: u32) {
         let Some(Subscriber { filter, .. }) = self.subscribers.get(key as usize) else { return };
         self.subscribed += 1;
-        self.naming_ticks += u32::from(filter.names_ticks());
+        if filter.names_ticks() {
+            self.ticking.push(key);
+        }
         match (&filter.session, &filter.user) {
             (Some(session), _) => self.by_session.entry(session.clone()).or_default().push(key),
             (None, Some(user)) => self.by_user.entry(user.clone()).or_default().push(key),
@@ -197,12 +213,12 @@ impl Feeds {
             return;
         }
         self.subscribed -= 1;
-        self.naming_ticks -= u32::from(filter.names_ticks());
         let leave = |list: &mut Vec<u32>| {
             if let Some(place) = list.iter().position(|other| *other == key) {
                 list.swap_remove(place);
             }
         };
+        leave(&mut self.ticking);
         let (lists, name) = match (&filter.session, &filter.user) {
             (Some(session), _) => (&mut self.by_session, session),
             (None, Some(user)) => (&mut self.by_user, user),
@@ -343,75 +359,123 @@ impl Hub {
         self.turn_page(now, key);
     }
 
-    /// Everything in the batch is durable: those who want to hear of it do.
-    pub(super) fn release_events(&mut self, now: Now, batch: &Batch, last_seq: u64) {
-        let all = || of(&batch.follows).chain(of(&batch.commands));
-        let count = all().count() as u64;
-        self.metrics.events.inc_by(count);
-        if self.feeds.subscribed() > 0 {
-            for (seq, event) in (last_seq - count + 1..).zip(all()) {
-                self.route(now, Some(seq), event);
-            }
+    /// Everything in the batch is durable: those who want to hear of it will.
+    pub(super) fn release_events(&mut self, now: Now, batch: Batch, last_seq: u64) {
+        let records = batch.follows.into_iter().chain(batch.commands);
+        let events: Vec<Event> = records.filter_map(Record::into_event).collect();
+        self.metrics.events.inc_by(events.len() as u64);
+        if self.feeds.subscribed() == 0 {
+            return;
+        }
+        let first_seq = last_seq - events.len() as u64 + 1;
+        self.feeds.unrouted.extend((first_seq..).zip(events).map(|(seq, event)| Stored { seq, event }));
+        if self.feeds.unrouted.len() > EVENTS_UNROUTED_MAX {
+            self.outrun_all(now);
+        }
+        self.route_events(now);
+    }
+
+    /// A turn begins: it has time for so much routing.
+    pub(super) fn begin_routing(&mut self, now: Now) {
+        self.feeds.looks_left = ROUTINGS_PER_TURN;
+        self.route_events(now);
+    }
+
+    /// Whether events wait for a turn that has time for them.
+    pub(super) fn is_routing(&self) -> bool {
+        !self.feeds.unrouted.is_empty()
+    }
+
+    fn route_events(&mut self, now: Now) {
+        while self.feeds.looks_left > 0
+            && let Some(Stored { seq, event }) = self.feeds.unrouted.pop_front()
+        {
+            let looks = self.route(now, seq, &event);
+            self.feeds.looks_left = self.feeds.looks_left.saturating_sub(looks + 1);
         }
     }
 
-    /// A timer has ticked: those who name ticks hear of it.
+    /// More is stored than can be routed: everybody gets it by pages, at his own pace.
+    fn outrun_all(&mut self, now: Now) {
+        let Some(Stored { seq, .. }) = self.feeds.unrouted.front() else { return };
+        let routed = seq - 1;
+        self.feeds.unrouted.clear();
+        let mut keys = Vec::new();
+        for (key, subscriber) in &mut self.feeds.subscribers {
+            if subscriber.stage == Stage::Live {
+                subscriber.fall_behind(now, routed);
+                keys.extend(u32::try_from(key));
+            }
+        }
+        keys.into_iter().for_each(|key| self.turn_page(now, key));
+    }
+
+    /// A timer has ticked: those who name ticks hear of it. What is not kept is not missed.
     pub(super) fn release_tick(&mut self, now: Now, serial: u32, reading: Reading) {
         let Some(timer) = self.engine.timers.peek(serial) else { return };
         let told = Told { timer, what: What::Ticked, reading, actor: crate::domain::history::TIMERD };
         let event = events::tick(&told, now);
-        self.route(now, None, &event);
+        let mut frame = None;
+        for &key in &self.feeds.ticking {
+            let Some(subscriber) = self.feeds.subscribers.get(key as usize) else { continue };
+            if subscriber.stage != Stage::Live || !subscriber.filter.admits(&event) {
+                continue;
+            }
+            let Some(conn) = self.conns.get_mut(subscriber.conn.index as usize) else { continue };
+            let frame = frame.get_or_insert_with(|| {
+                self.text.clear();
+                self.speller.write(None, &event, &mut self.text);
+                Frame::lasting(ws::text_frame(&self.text))
+            });
+            if conn.outbox.push(frame, Bound::FEED).is_ok() {
+                conn.told = now.mono;
+                if !std::mem::replace(&mut conn.dirty, true) {
+                    self.dirty.push_back(subscriber.conn.index);
+                }
+            }
+        }
     }
 
-    /// Sends `event` to everybody who is live and wants it: encoded once, one buffer, a pointer into each outbox.
-    fn route(&mut self, now: Now, seq: Option<u64>, event: &Event) {
+    /// Sends the event numbered `seq` to everybody who is live and wants it: encoded once, one buffer, a pointer into
+    /// each outbox. Returns how many subscribers were looked at.
+    fn route(&mut self, now: Now, seq: u64, event: &Event) -> usize {
         let Feeds { subscribers, by_session, by_user, broad, .. } = &mut self.feeds;
         let of_session = event.session.as_ref().and_then(|session| by_session.get(session));
         let of_user = event.user.as_ref().and_then(|user| by_user.get(user));
         // Beginning with another one each time, so that nobody is always served last.
-        let turn = usize::try_from(seq.unwrap_or(0)).unwrap_or(0).checked_rem(broad.len()).unwrap_or(0);
+        let turn = usize::try_from(seq).unwrap_or(0).checked_rem(broad.len()).unwrap_or(0);
         let (late, early) = broad.split_at(turn);
         let lists = [of_session.map(Vec::as_slice), of_user.map(Vec::as_slice), Some(early), Some(late)];
+        let lists = lists.into_iter().flatten();
+        let looks = lists.clone().map(<[u32]>::len).sum();
         let mut frame = None;
         let mut outrun = Vec::new();
         let mut frames = 0;
-        for &key in lists.into_iter().flatten().flatten() {
+        for &key in lists.flatten() {
             let Some(subscriber) = subscribers.get_mut(key as usize) else { continue };
-            let is_due = subscriber.stage == Stage::Live
-                && seq.map_or(subscriber.filter.names_ticks(), |seq| seq > subscriber.cursor)
-                && subscriber.filter.admits(event);
+            let is_due =
+                subscriber.stage == Stage::Live && seq > subscriber.cursor && subscriber.filter.admits(event);
             let Some(conn) = self.conns.get_mut(subscriber.conn.index as usize).filter(|_| is_due) else { continue };
             let frame: &Shared = frame.get_or_insert_with(|| {
                 self.text.clear();
-                self.speller.write(seq, event, &mut self.text);
+                self.speller.write(Some(seq), event, &mut self.text);
                 Frame::lasting(ws::text_frame(&self.text))
             });
-            if conn.outbox.is_empty() {
-                subscriber.progress = now.mono;
+            if conn.outbox.push(frame, Bound::FEED).is_err() {
+                subscriber.fall_behind(now, seq - 1);
+                outrun.push(key);
+                continue;
             }
-            match (conn.outbox.push(frame, Bound::FEED), seq) {
-                (Ok(_), seq) => {
-                    conn.told = now.mono;
-                    frames += 1;
-                    if let Some(seq) = seq {
-                        (subscriber.cursor, subscriber.sent) = (seq, seq);
-                    }
-                    if !conn.dirty {
-                        conn.dirty = true;
-                        self.dirty.push_back(subscriber.conn.index);
-                    }
-                }
-                (Err(_), Some(seq)) => {
-                    subscriber.cursor = seq - 1;
-                    subscriber.stage = Stage::Behind;
-                    outrun.push(key);
-                }
-                // A tick that is not kept is not missed.
-                (Err(_), None) => {}
+            conn.told = now.mono;
+            frames += 1;
+            (subscriber.cursor, subscriber.sent) = (seq, seq);
+            if !std::mem::replace(&mut conn.dirty, true) {
+                self.dirty.push_back(subscriber.conn.index);
             }
         }
         self.metrics.frames.inc_by(frames);
         outrun.into_iter().for_each(|key| self.turn_page(now, key));
+        looks
     }
 
     /// Asks for the next page of a subscriber who is behind, when there is room for it.
@@ -492,12 +556,8 @@ impl Hub {
             ws::push_text_frame(&self.text, &mut bytes);
         }
         self.metrics.frames.inc_by(page.events.len() as u64);
-        let Some(conn) = self.conns.get(id.conn.index as usize) else { return };
-        let was_empty = conn.outbox.is_empty();
         let Some(subscriber) = self.feeds.subscriber(id) else { return };
-        if was_empty {
-            subscriber.progress = now.mono;
-        }
+        subscriber.progress = now.mono;
         subscriber.sent = page.events.last().map_or(subscriber.sent, |last| last.seq);
         subscriber.cursor = page.upto;
         subscriber.stage = if page.is_last { Stage::Live } else { Stage::Behind };
@@ -516,10 +576,11 @@ impl Hub {
     pub(super) fn fed(&mut self, now: Now, index: u32, took: bool) {
         let Some(conn) = self.conns.get_mut(index as usize) else { return };
         let Some(Listens::Subscriber(key)) = conn.socket().map(|socket| socket.listens) else { return };
-        if let Some(subscriber) = self.feeds.subscribers.get_mut(key as usize).filter(|_| took) {
-            subscriber.progress = now.mono;
+        let Some(subscriber) = self.feeds.subscribers.get_mut(key as usize) else { return };
+        if subscriber.stage == Stage::Behind {
+            subscriber.progress = if took { now.mono } else { subscriber.progress };
+            self.turn_page(now, key);
         }
-        self.turn_page(now, key);
     }
 
     /// A subscriber's alarm has rung.

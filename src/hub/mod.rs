@@ -191,6 +191,7 @@ impl Hub {
     /// A turn begins at `now`.
     pub fn begin(&mut self, now: Now) {
         self.work_left = WORK_PER_TURN;
+        self.begin_routing(now);
         if let Some(step_ms) = self.engine.observe(now) {
             self.metrics.wall_steps.inc();
             log::warn!("the wall clock was stepped by {step_ms} ms; nothing running was moved");
@@ -256,7 +257,7 @@ impl Hub {
 
     /// Something was cut short and can go on at once.
     pub fn has_backlog(&self) -> bool {
-        self.late || !self.dirty.is_empty() || !self.parked.is_empty()
+        self.late || self.is_routing() || !self.dirty.is_empty() || !self.parked.is_empty()
     }
 
     /// Goes on with the input that an earlier turn had no time for, before any new is read.
@@ -310,7 +311,7 @@ impl Hub {
                 }
                 self.acknowledge(now, &batch, last_seq);
                 self.publish(now);
-                self.release_events(now, &batch, last_seq);
+                self.release_events(now, batch, last_seq);
             }
             Done::Failed(batch, why) => {
                 self.metrics.commits_failed.inc();

@@ -175,6 +175,16 @@ pub(super) enum Slice<T> {
     Done(T),
 }
 
+impl<T> Slice<T> {
+    /// What it came to, in other words.
+    pub(super) fn map<U>(self, words: impl FnOnce(T) -> U) -> Slice<U> {
+        match self {
+            Slice::Unfinished => Slice::Unfinished,
+            Slice::Done(done) => Slice::Done(words(done)),
+        }
+    }
+}
+
 impl Reading {
     /// Reads a slice: so many rows at most as one slice may have, whether they are wanted or not.
     ///

@@ -10,9 +10,11 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 
 use crate::clock::WallMs;
-use crate::domain::disk::{Answer, Done, Job, Old, Query};
+use crate::domain::disk::{Answer, Done, Extent, Job, Old, Query, Search};
 use crate::domain::effects::Batch;
 use crate::domain::history::Entry;
+use crate::domain::replays::Digest;
+use crate::domain::timers::TimerId;
 use crate::limits::{DISK_RETRY_EVERY, SLICE_ROWS_MAX};
 use crate::store::database::{Checkpoint, Database, Trouble};
 use crate::store::events::{Forgetting, Reading, Slice};
@@ -20,24 +22,45 @@ use crate::store::events::{Forgetting, Reading, Slice};
 /// A question that waits, or is answered in slices.
 #[derive(Debug)]
 struct Question {
-    /// `None`: nobody waits, and it may take its time.
+    /// `None`: nobody waits for the answer.
     ticket: Option<u64>,
-    query: Query,
-    so_far: SoFar,
+    task: Task,
 }
 
-/// What has been done for a question so far.
+/// What a question takes, with what has been done for it so far.
 #[derive(Debug)]
-enum SoFar {
-    Nothing,
-    Entries(Vec<Entry>),
-    Events(Reading),
-    Forgetting(Forgetting),
+enum Task {
+    /// The answer kept under a key.
+    Replay(Digest),
+    /// One event.
+    Event(u64),
+    /// The figures of all events.
+    Stats { hour_ago: WallMs },
+    /// A page of history.
+    History { timer: TimerId, after: u64, limit: u32, rows: Vec<Entry> },
+    /// A page of events.
+    Search { search: Search, reading: Reading },
+    /// A deletion of events, once it has begun.
+    Forget { extent: Extent, begun: Option<Forgetting> },
 }
 
 impl Question {
     fn new(ticket: Option<u64>, query: Query) -> Self {
-        Question { ticket, query, so_far: SoFar::Nothing }
+        let task = match query {
+            Query::History { timer, after, limit } => Task::History { timer, after, limit, rows: Vec::new() },
+            Query::Events(search) => Task::Search { search, reading: Reading::default() },
+            Query::ForgetEvents(extent) => Task::Forget { extent, begun: None },
+            Query::Replay(key) => Task::Replay(key),
+            Query::Event(seq) => Task::Event(seq),
+            Query::EventStats(hour_ago) => Task::Stats { hour_ago },
+        };
+        Question { ticket, task }
+    }
+
+    /// Whether it deletes of its own accord what `extent` is about.
+    fn is_upkeep_of(&self, extent: Extent) -> bool {
+        let same = |other| std::mem::discriminant(&other) == std::mem::discriminant(&extent);
+        self.ticket.is_none() && matches!(self.task, Task::Forget { extent, .. } if same(extent))
     }
 }
 
@@ -164,11 +187,7 @@ impl<W: Fn()> Disk<W> {
             Job::Forget(Old::History(before)) => self.forget = self.forget.max(Some(before)),
             // One that is not done yet is done first; the next order is never far.
             Job::Forget(Old::Events(extent)) => {
-                let same = |waiting: &Query| match waiting {
-                    Query::ForgetEvents(other) => std::mem::discriminant(other) == std::mem::discriminant(&extent),
-                    _ => false,
-                };
-                if !self.questions.iter().any(|other| other.ticket.is_none() && same(&other.query)) {
+                if !self.questions.iter().any(|question| question.is_upkeep_of(extent)) {
                     self.questions.push_back(Question::new(None, Query::ForgetEvents(extent)));
                 }
             }
@@ -214,40 +233,37 @@ impl<W: Fn()> Disk<W> {
         }
     }
 
-    /// Does a slice of what a question asks for. When that was not all, it goes behind the others, so that a long one
-    /// does not keep short ones waiting. The slice is one of rows: 500 neighbours by key are a few dozen pages.
+    /// Does a slice of what a question takes. When that was not all, it goes behind the others, so that a long one does
+    /// not keep short ones waiting. The slice is one of rows: 500 neighbours by key are a few dozen pages.
     fn answer(&mut self, mut question: Question) {
-        match self.slice_of(&mut question) {
+        match self.slice_of(&mut question.task) {
             Ok(Slice::Unfinished) => self.questions.push_back(question),
-            Ok(Slice::Done(answer)) => self.answered(&question, Ok(answer)),
+            Ok(Slice::Done(answer)) => self.answered(question.ticket, Ok(answer)),
             Err(why) => {
                 if question.ticket.is_none() {
                     self.fall_ill(&why);
                 }
-                self.answered(&question, Err(why));
+                self.answered(question.ticket, Err(why));
             }
         }
     }
 
-    fn answered(&mut self, question: &Question, answer: Result<Answer, String>) {
-        if let Some(ticket) = question.ticket {
+    fn answered(&mut self, ticket: Option<u64>, answer: Result<Answer, String>) {
+        if let Some(ticket) = ticket {
             self.tell(Done::Answered(ticket, answer));
         }
     }
 
-    fn slice_of(&mut self, question: &mut Question) -> Result<Slice<Answer>, String> {
-        let Question { query, so_far, .. } = question;
+    fn slice_of(&mut self, task: &mut Task) -> Result<Slice<Answer>, String> {
         let database = &mut self.database;
-        let answer = match query {
-            Query::Replay(key) => match database.replay(key)? {
+        Ok(match task {
+            Task::Replay(key) => Slice::Done(match database.replay(key)? {
                 Some((_, Some(seq))) => Answer::ReplayedEvent(database.event(seq)?),
                 found => Answer::Replay(found.map(|(replay, _)| replay)),
-            },
-            Query::History { timer, after, limit } => {
-                let mut rows = match std::mem::replace(so_far, SoFar::Nothing) {
-                    SoFar::Entries(rows) => rows,
-                    _ => Vec::new(),
-                };
+            }),
+            Task::Event(seq) => Slice::Done(Answer::Event(database.event(*seq)?)),
+            Task::Stats { hour_ago } => Slice::Done(Answer::EventStats(database.event_stats(*hour_ago)?)),
+            Task::History { timer, after, limit, rows } => {
                 let missing = limit.saturating_sub(u32::try_from(rows.len()).unwrap_or(u32::MAX));
                 let from = rows.last().map_or(*after, |last| last.revision);
                 let slice = missing.min(SLICE_ROWS_MAX);
@@ -255,43 +271,29 @@ impl<W: Fn()> Disk<W> {
                 let is_last = found.len() < slice as usize || slice == missing;
                 rows.append(&mut found);
                 if !is_last {
-                    *so_far = SoFar::Entries(rows);
                     return Ok(Slice::Unfinished);
                 }
                 let ever = !rows.is_empty() || database.has_history(timer)?;
-                Answer::History(ever.then_some(rows))
+                Slice::Done(Answer::History(ever.then(|| std::mem::take(rows))))
             }
-            Query::Event(seq) => Answer::Event(database.event(*seq)?),
-            Query::EventStats(hour_ago) => Answer::EventStats(database.event_stats(*hour_ago)?),
-            Query::Events(search) => {
-                if !matches!(so_far, SoFar::Events(_)) {
-                    *so_far = SoFar::Events(Reading::default());
-                }
-                let SoFar::Events(reading) = so_far else { return Ok(Slice::Unfinished) };
-                match database.events(reading, search)? {
-                    Slice::Unfinished => return Ok(Slice::Unfinished),
-                    Slice::Done(page) => Answer::Events(page),
-                }
+            Task::Search { search, reading } => database.events(reading, search)?.map(Answer::Events),
+            Task::Forget { extent, begun } => {
+                let forgetting = match begun {
+                    Some(forgetting) => forgetting,
+                    none => none.insert(database.begin_forgetting(*extent)?),
+                };
+                let slice = database.forget_events(forgetting);
+                slice
+                    .map_err(|why| format!("{why}; {} events had been deleted", forgetting.gone))?
+                    .map(Answer::Forgotten)
             }
-            Query::ForgetEvents(extent) => {
-                if !matches!(so_far, SoFar::Forgetting(_)) {
-                    *so_far = SoFar::Forgetting(database.begin_forgetting(*extent)?);
-                }
-                let SoFar::Forgetting(forgetting) = so_far else { return Ok(Slice::Unfinished) };
-                match database.forget_events(forgetting) {
-                    Ok(Slice::Unfinished) => return Ok(Slice::Unfinished),
-                    Ok(Slice::Done(gone)) => Answer::Forgotten(gone),
-                    Err(why) => return Err(format!("{why}; {} events had been deleted", forgetting.gone)),
-                }
-            }
-        };
-        Ok(Slice::Done(answer))
+        })
     }
 
     /// Nobody gets an answer.
     fn turn_away(&mut self, why: &str) {
         for question in std::mem::take(&mut self.questions) {
-            self.answered(&question, Err(why.to_owned()));
+            self.answered(question.ticket, Err(why.to_owned()));
         }
     }
 
@@ -340,7 +342,6 @@ mod tests {
     use super::*;
     use crate::domain::effects::Record;
     use crate::domain::history::Action;
-    use crate::domain::timers::TimerId;
     use crate::store::database::FORGET_ROWS_MAX;
     use crate::store::database::tests::{batch, open};
     use crate::store::timers::tests::{entry, timer};
