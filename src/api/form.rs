@@ -368,11 +368,15 @@ pub fn iso_instant_us(text: &str) -> Option<i64> {
     if !(plain && date_first) {
         return None;
     }
-    let civil = || text.parse::<jiff::civil::DateTime>().ok();
+    if let Ok(instant) = text.parse::<jiff::Timestamp>() {
+        return Some(instant.as_microsecond());
+    }
+    // Without an offset, or so near to the end of the calendar that no timestamp has room for it, as 9999-12-31 is.
+    let text = text.strip_suffix(['Z', 'z']).or_else(|| text.strip_suffix("+00:00")).unwrap_or(text);
     let day = || text.parse::<jiff::civil::Date>().ok().map(|date| date.at(0, 0, 0, 0));
-    let utc = |time: jiff::civil::DateTime| time.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|it| it.timestamp());
-    let instant = text.parse::<jiff::Timestamp>().ok().or_else(|| civil().or_else(day).and_then(utc))?;
-    Some(instant.as_microsecond())
+    let civil = text.parse::<jiff::civil::DateTime>().ok().or_else(day)?;
+    let epoch = jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0);
+    i64::try_from(civil.duration_since(epoch).as_micros()).ok()
 }
 
 #[cfg(test)]
@@ -390,6 +394,11 @@ mod tests {
             ("1970-01-02", Some(86_400_000_000)),
             ("19700102", Some(86_400_000_000)),
             ("1970-01-01 00:00:01Z", Some(1_000_000)),
+            ("9999-12-31", Some(253_402_214_400_000_000)),
+            ("9999-12-31T23:59:59.999999+00:00", Some(253_402_300_799_999_999)),
+            ("9999-12-31T23:59:59Z", Some(253_402_300_799_000_000)),
+            ("0001-01-01", Some(-62_135_596_800_000_000)),
+            ("1970-01-01T00:00:01+99:00", None),
             ("", None),
             ("-", None),
             ("yesterday", None),
