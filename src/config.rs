@@ -25,7 +25,7 @@ use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Su
 use crate::api::rates::{Rate, Rates};
 use crate::domain::timers::Outage;
 use crate::keys::{self, KeySource, Keys, Role};
-use crate::{limits, logging, watch};
+use crate::{client, limits, logging};
 
 /// Milliseconds that a timer's second may last.
 const SECOND_MS_MIN: u32 = 100;
@@ -104,7 +104,11 @@ pub enum Invocation {
     /// Check the configuration, say what it comes to, and end.
     CheckConfig(Config),
     /// Show a timer in the terminal.
-    Watch(watch::Options),
+    Watch(client::watch::Options),
+    /// Follow events in the terminal.
+    Events(client::events::Options),
+    /// Publish events from a file.
+    Publish(client::publish::Options),
     /// Make a key and print it with its line for the keys file.
     NewKey {
         /// The key's name, already checked.
@@ -278,7 +282,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Action {
     /// Show a live countdown of a timer in the terminal
-    Watch(watch::Options),
+    Watch(client::watch::Options),
+    /// Follow events as they come, or from any of them on
+    Events(client::events::Options),
+    /// Publish events from a file of newline-delimited JSON, or from stdin
+    Publish(client::publish::Options),
     /// Check options, variables and keys, say what they come to, and end without serving
     CheckConfig(Flags),
     /// Make keys
@@ -556,10 +564,8 @@ struct Surroundings {
     api_key: Option<OsString>,
     state_directory: Option<OsString>,
     credentials_directory: Option<OsString>,
-    /// For `watch`: colours are unwelcome, <https://no-color.org>.
-    no_color: bool,
-    /// For `watch`: a terminal that cannot move its cursor.
-    dumb_terminal: bool,
+    /// For the clients: whether colours are unwelcome, <https://no-color.org>, and the cursor cannot be moved.
+    terminal: client::Terminal,
 }
 
 impl Surroundings {
@@ -569,8 +575,10 @@ impl Surroundings {
             api_key: filled("API_KEY"),
             state_directory: filled("STATE_DIRECTORY"),
             credentials_directory: filled("CREDENTIALS_DIRECTORY"),
-            no_color: filled("NO_COLOR").is_some(),
-            dumb_terminal: filled("TERM").is_none_or(|term| term == "dumb"),
+            terminal: client::Terminal {
+                no_color: filled("NO_COLOR").is_some(),
+                is_dumb: filled("TERM").is_none_or(|term| term == "dumb"),
+            },
         }
     }
 }
@@ -587,9 +595,16 @@ fn parse_within(args: Vec<OsString>, around: &Surroundings) -> Result<Invocation
             config_of(flags, matches, around).map(Invocation::CheckConfig)
         }
         Some(Action::Watch(mut options)) => {
-            options.no_color = around.no_color;
-            options.dumb_terminal = around.dumb_terminal;
+            options.terminal = around.terminal;
             Ok(Invocation::Watch(options))
+        }
+        Some(Action::Events(mut options)) => {
+            options.terminal = around.terminal;
+            Ok(Invocation::Events(options))
+        }
+        Some(Action::Publish(mut options)) => {
+            options.terminal = around.terminal;
+            Ok(Invocation::Publish(options))
         }
         Some(Action::Key { action: KeyAction::New { name, role } }) => Ok(Invocation::NewKey { name, role }),
     }
@@ -917,6 +932,10 @@ mod tests {
             ("key new a", "<ROLE> is missing, see timerd --help"),
             ("watch", "<ID> is missing, see timerd --help"),
             ("watch x --key s3cr\u{e9}t", "--key: must be printable ASCII without spaces"),
+            ("events --session=", "--session '': needs a value"),
+            ("events --after x", "--after 'x': must be an event's number, or 0"),
+            ("publish", "<FILE> is missing, see timerd --help"),
+            ("publish - --window 2049", "--window '2049': must be 1..2048"),
             ("watch x --url a", "--url 'a': must be http://HOST:PORT"),
         ] {
             assert_eq!(mistake(line), expected, "{line}");
@@ -957,9 +976,17 @@ mod tests {
 
     #[test]
     fn help_and_version_go_to_stdout() {
-        for line in
-            ["--help", "-h", "--version", "watch --help", "key --help", "key new --help", "check-config --help"]
-        {
+        for line in [
+            "--help",
+            "-h",
+            "--version",
+            "watch --help",
+            "events --help",
+            "publish --help",
+            "key --help",
+            "key new --help",
+            "check-config --help",
+        ] {
             let exit = invocation(line).unwrap_err();
             assert_eq!(exit.code, 0, "{line}");
         }
@@ -987,6 +1014,8 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert!(matches!(invocation("watch timer_1 --json"), Ok(Invocation::Watch(_))));
+        assert!(matches!(invocation("events --type a,b --after 0 --json"), Ok(Invocation::Events(_))));
+        assert!(matches!(invocation("publish - --quiet"), Ok(Invocation::Publish(_))));
         assert!(mistake("watch timer_1 --url https://a").contains("http://"));
     }
 

@@ -17,7 +17,7 @@
 //! | [`hub`] | connections, audiences, what waits for the disk: the daemon without its sockets |
 //! | [`store`] | the disk thread: SQLite, schema, recovery |
 //! | [`server`] | the mio loop: sockets, the kernel's timers, signals, the order of a turn |
-//! | [`watch`] | `timerd watch`: a client, which shares nothing with the daemon but its contract |
+//! | [`client`] | `timerd watch`, `events`, `publish`: clients, which share nothing with the daemon but its contract |
 //!
 //! Imports run one way, and a test keeps them so: `limits, clock <- domain <- api <- hub <- server <- main` and
 //! `domain <- store <- server`; `wire` stands beside `domain` and imports `limits` alone. The same noun has the same
@@ -59,6 +59,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod api;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod domain;
@@ -69,5 +70,4 @@ pub mod logging;
 pub mod metrics;
 pub mod server;
 pub mod store;
-pub mod watch;
 pub mod wire;

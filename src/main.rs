@@ -12,7 +12,7 @@ use timerd::keys;
 use timerd::server::listen::Listeners;
 use timerd::server::{Server, raise_descriptor_limit, survive_file_size_limit};
 use timerd::store::Store;
-use timerd::{api, clock, logging, watch};
+use timerd::{api, client, clock, logging};
 
 fn main() -> ExitCode {
     match config::parse(std::env::args_os()) {
@@ -22,7 +22,9 @@ fn main() -> ExitCode {
             Err(exit) => exit.report(),
         },
         Ok(Invocation::CheckConfig(config)) => check(&config),
-        Ok(Invocation::Watch(options)) => watch::run(&options),
+        Ok(Invocation::Watch(options)) => client::watch::run(&options),
+        Ok(Invocation::Events(options)) => client::events::run(&options),
+        Ok(Invocation::Publish(options)) => client::publish::run(&options),
         Ok(Invocation::NewKey { name, role }) => new_key(&name, role),
     }
 }

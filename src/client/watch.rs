@@ -1,378 +1,104 @@
 //! `timerd watch`: a timer's live countdown in a terminal.
 //!
-//! A client of the daemon, not a part of it: it has a clock, a thread and blocking sockets of its own, and must know
-//! nothing of the daemon but its contract. A network thread connects, listens and reconnects, and tells what it hears
-//! over a channel; the main thread keeps the [`View`], a pure state machine over messages and elapsed time, and shows
-//! it: as a block redrawn in place on a terminal, as lines elsewhere, or as the raw messages.
+//! The network thread hears the timer's socket; the main thread keeps the [`View`], a pure state machine over messages
+//! and elapsed time, and shows it: as a block redrawn in place on a terminal, as lines elsewhere, or as the raw
+//! messages. It must not know how a connection is made.
 //!
 //! Invariants: only the server ends a timer, so `time is up` is shown when it said so and not when the own countdown
 //! reaches zero; what the server sends cannot move the cursor or forge a line; the terminal is left as it was found.
 
-use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
-use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use tungstenite::client::{ClientRequestBuilder, client_with_config};
-use tungstenite::error::ProtocolError;
-use tungstenite::protocol::WebSocketConfig;
-use tungstenite::{Bytes, HandshakeError, Message, WebSocket};
+use tungstenite::{Bytes, Message};
 
-/// The most that a lost connection is waited for before the next attempt; the wait is random, so that a hall of
-/// clients does not come back at one instant.
-const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
-/// Time for a connection and for the answer to the upgrade.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
-/// A read ends after this time to look at the silence.
-const READ_TIME_MAX: Duration = Duration::from_secs(1);
-/// Silence after which the server is asked for a sign of life.
-const SILENCE_BEFORE_PING: Duration = Duration::from_secs(10);
-/// Silence after which the connection counts as lost.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
-/// Bytes of a message: the largest, `connected`, is far below.
-const MESSAGE_BYTES_MAX: usize = 64 << 10;
-/// Time between two looks at the screen, the signals and the clock.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// What tungstenite calls an end without a close frame.
-const CUT_OFF: ProtocolError = ProtocolError::ResetWithoutClosingHandshake;
+use crate::client::{
+    self, EXIT_INTERRUPTED, End, Followed, Heard, LOOK_EVERY, Outcome, Server, Style, Terminal, columns_of, cut,
+    terminal_size, visible,
+};
+
+/// How this client is called.
+const COMMAND: &str = "watch";
 /// Columns of the block on a wide terminal.
 const COLUMNS_MAX: usize = 80;
-/// The exit code after Ctrl-C, as shells have it: 128 + SIGINT.
-const EXIT_INTERRUPTED: u8 = 130;
 
 /// What to watch, and how.
-#[derive(clap::Args, Clone)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct Options {
     /// The timer's id, such as timer_a1b2c3d4
     pub id: String,
-    /// The server: http://HOST:PORT, a path before /ws allowed
-    #[arg(long, default_value = "http://127.0.0.1:8003", value_parser = Endpoint::from_str)]
-    pub url: Endpoint,
-    /// The key to present, where the server asks for one
-    #[arg(long, env = "TIMERD_KEY", hide_env_values = true, value_parser = key)]
-    pub key: Option<String>,
+    /// Where it is.
+    #[command(flatten)]
+    pub server: Server,
     /// Print the messages as the server sends them, one a line
     #[arg(long)]
     pub json: bool,
-    /// Whether colours are unwelcome (NO_COLOR is set).
+    /// What is known of the terminal.
     #[arg(skip)]
-    pub no_color: bool,
-    /// Whether the terminal, if there is one, cannot move its cursor (TERM is dumb, or not set).
-    #[arg(skip)]
-    pub dumb_terminal: bool,
-}
-
-impl fmt::Debug for Options {
-    /// Leaves the key out.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options").field("id", &self.id).field("url", &self.url).field("json", &self.json).finish()
-    }
-}
-
-/// Where the server is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Name or address, without the brackets of IPv6.
-    host: String,
-    port: u16,
-    /// The path before `/ws`, without a slash at its end.
-    prefix: String,
-}
-
-impl FromStr for Endpoint {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Endpoint, Self::Err> {
-        const ALLOWED: &str = "must be http://HOST:PORT";
-        if text.starts_with("https://") {
-            return Err("must be http://HOST:PORT, for TLS is not spoken here");
-        }
-        let rest = text.strip_prefix("http://").ok_or(ALLOWED)?;
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (host, port) = match authority.strip_prefix('[') {
-            Some(bracketed) => bracketed.split_once(']').ok_or(ALLOWED)?,
-            None => authority.find(':').map_or((authority, ""), |colon| authority.split_at(colon)),
-        };
-        let port = match port.strip_prefix(':') {
-            Some(digits) => digits.parse().ok().filter(|port| *port > 0).ok_or(ALLOWED)?,
-            None if port.is_empty() => 80,
-            None => return Err(ALLOWED),
-        };
-        let known = |c: char| c.is_ascii_graphic() && !matches!(c, '@' | '?' | '#' | '"' | '<' | '>' | '\\' | '`');
-        if host.is_empty() || !host.chars().chain(path.chars()).all(known) {
-            return Err(ALLOWED);
-        }
-        let path = path.trim_end_matches('/');
-        let prefix = if path.is_empty() { String::new() } else { format!("/{path}") };
-        Ok(Endpoint { host: host.to_owned(), port, prefix })
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority(), self.prefix)
-    }
-}
-
-impl Endpoint {
-    fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
-    }
-
-    /// The socket of timer `id`, every byte escaped that RFC 3986 section 2.3 does not call unreserved.
-    fn socket_of(&self, id: &str) -> String {
-        let escaped = id.bytes().fold(String::new(), |mut path, byte| {
-            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-                path.push(char::from(byte));
-            } else {
-                path.push_str(&format!("%{byte:02X}"));
-            }
-            path
-        });
-        format!("ws://{}{}/ws/{escaped}", self.authority(), self.prefix)
-    }
-}
-
-fn key(text: &str) -> Result<String, &'static str> {
-    let is_key = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if is_key { Ok(text.to_owned()) } else { Err("must be printable ASCII without spaces") }
+    pub terminal: Terminal,
 }
 
 /// Shows the timer until it is deleted (exit code 0), the server refuses (1), or Ctrl-C (130).
 pub fn run(options: &Options) -> ExitCode {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-        if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&interrupted)) {
-            return refuse(&format!("cannot catch signals: {error}"));
-        }
-    }
-    let (sender, receiver) = sync_channel(256);
-    let network_options = options.clone();
-    let network = move || follow(&network_options, &sender);
-    if let Err(error) = std::thread::Builder::new().name("network".to_owned()).spawn(network) {
-        return refuse(&format!("cannot start a thread: {error}"));
-    }
+    let room = Room { id: options.id.clone() };
+    let begun = client::interrupted_by_signals().and_then(|flag| Ok((flag, client::follow(&options.server, room)?)));
+    let (interrupted, receiver) = match begun {
+        Ok(begun) => begun,
+        Err(why) => return client::refuse(COMMAND, &why),
+    };
     let stdout = io::stdout();
-    let face = match stdout.is_terminal() && !options.dumb_terminal {
+    let face = match stdout.is_terminal() && !options.terminal.is_dumb {
         _ if options.json => Face::Json,
-        true => Face::Block(Block { color: !options.no_color, ..Block::default() }),
+        true => Face::Block(Block { color: !options.terminal.no_color, ..Block::default() }),
         false => Face::Lines(Lines::default()),
     };
-    let mut watcher = Watcher { view: View::new(&options.url.to_string()), face, out: stdout.lock() };
+    let mut watcher = Watcher { view: View::new(&options.server.url.to_string()), face, out: stdout.lock() };
     let shown = watcher.show_all(&receiver, &interrupted);
     let restored = watcher.restore();
-    match shown.and_then(|end| restored.map(|()| end)) {
-        Ok(End { code: 1, why }) => refuse(&why),
-        Ok(End { code, .. }) => ExitCode::from(code),
-        // Whoever read our output has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => refuse(&format!("cannot write: {error}")),
-    }
-}
-
-fn refuse(why: &str) -> ExitCode {
-    say(why);
-    ExitCode::FAILURE
-}
-
-/// Says something beside the output; a closed stderr is nobody's loss.
-fn say(what: &str) {
-    let _ = writeln!(io::stderr(), "timerd watch: {}", visible(what));
+    client::conclude(COMMAND, shown.and_then(|end| restored.map(|()| end)))
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// The network thread.
+// The timer's socket.
 
-/// What the network thread tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Heard {
-    /// The connection stands.
-    Open,
-    /// A message.
-    Text(String),
-    /// A sign of life without a message.
-    Alive,
-    /// The connection is lost, or was not made; the next attempt comes after `wait`.
-    Lost { why: String, wait: Duration },
-    /// There is nothing more to come.
-    End(End),
+/// The timer as the network thread follows it: the socket speaks by itself.
+struct Room {
+    id: String,
 }
 
-/// Why watching ends, and the exit code.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct End {
-    code: u8,
-    why: String,
-}
+impl Followed for Room {
+    fn socket(&self) -> &str {
+        &self.id
+    }
 
-/// How one connection ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Outcome {
-    Again(String),
-    Over(End),
-    /// Nobody listens to what we tell.
-    Unheard,
-}
+    fn greeting(&mut self) -> Option<String> {
+        None
+    }
 
-impl Outcome {
-    fn over(code: u8, why: impl Into<String>) -> Outcome {
-        Outcome::Over(End { code, why: why.into() })
+    fn ping(&self) -> Message {
+        Message::Ping(Bytes::new())
+    }
+
+    fn handle_text(&mut self, _: &str) -> Option<Outcome> {
+        None
+    }
+
+    fn outcome_of(&self, code: Option<u16>) -> Outcome {
+        outcome_of(code, &self.id)
     }
 }
 
-/// Connects, tells what it hears, and connects again, until there is nothing more to come.
-fn follow(options: &Options, tell: &SyncSender<Heard>) {
-    loop {
-        let heard = match listen(options, tell) {
-            Outcome::Unheard => return,
-            Outcome::Over(end) => Heard::End(end),
-            Outcome::Again(why) => Heard::Lost { why, wait: random_wait() },
-        };
-        let wait = if let Heard::Lost { wait, .. } = &heard { Some(*wait) } else { None };
-        if tell.send(heard).is_err() {
-            return;
-        }
-        match wait {
-            Some(wait) => std::thread::sleep(wait),
-            None => return,
-        }
-    }
-}
-
-/// A random time of 0..5 s.
-fn random_wait() -> Duration {
-    // Without randomness any fixed share will do: somebody else has another.
-    let share = getrandom::u32().unwrap_or(u32::MAX / 2);
-    RECONNECT_WAIT_MAX.mul_f64(f64::from(share) / f64::from(u32::MAX))
-}
-
-/// One connection from its beginning to its end.
-fn listen(options: &Options, tell: &SyncSender<Heard>) -> Outcome {
-    let mut socket = match connect(options) {
-        Ok(socket) => socket,
-        Err(outcome) => return outcome,
-    };
-    if tell.send(Heard::Open).is_err() {
-        return Outcome::Unheard;
-    }
-    let mut heard_at = Instant::now();
-    let mut asked = false;
-    loop {
-        let heard = match socket.read() {
-            Ok(Message::Text(text)) => Heard::Text(text.as_str().to_owned()),
-            Ok(Message::Close(frame)) => {
-                // The answer to the close is queued; the connection ends whether it arrives or not.
-                let _ = socket.flush();
-                return outcome_of(frame.map(|frame| u16::from(frame.code)), &options.id);
-            }
-            Ok(_) => Heard::Alive,
-            // A timeout in the middle of a frame loses nothing: tungstenite keeps what it has read.
-            Err(tungstenite::Error::Io(error)) if is_timeout(&error) => {
-                let silence = heard_at.elapsed();
-                if silence > SILENCE_MAX {
-                    return Outcome::Again(format!("no answer for {} s", silence.as_secs()));
-                }
-                if silence > SILENCE_BEFORE_PING && !asked {
-                    asked = true;
-                    // Also sends the pong that a full socket held back; a failure shows in the next read.
-                    let _ = socket.send(Message::Ping(Bytes::new()));
-                }
-                continue;
-            }
-            Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::Protocol(CUT_OFF)) => {
-                return Outcome::Again("connection closed".to_owned());
-            }
-            Err(tungstenite::Error::Io(error)) => return Outcome::Again(reason(&error)),
-            Err(error) => return Outcome::Again(error.to_string()),
-        };
-        heard_at = Instant::now();
-        asked = false;
-        if tell.send(heard).is_err() {
-            return Outcome::Unheard;
-        }
-    }
-}
-
-fn connect(options: &Options) -> Result<WebSocket<TcpStream>, Outcome> {
-    let again = |error: io::Error| Outcome::Again(reason(&error));
-    let uri = options.url.socket_of(&options.id).parse().map_err(|_| Outcome::over(1, "the URL cannot be used"))?;
-    let mut request = ClientRequestBuilder::new(uri);
-    if let Some(key) = &options.key {
-        request = request.with_header("X-API-Key", key.as_str());
-    }
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "no address");
-    let addresses = (options.url.host.as_str(), options.url.port).to_socket_addrs().map_err(again)?;
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, CONNECT_TIME_MAX) {
-            Ok(stream) => {
-                stream.set_nodelay(true).map_err(again)?;
-                stream.set_write_timeout(Some(CONNECT_TIME_MAX)).map_err(again)?;
-                stream.set_read_timeout(Some(CONNECT_TIME_MAX)).map_err(again)?;
-                let bounds = WebSocketConfig::default()
-                    .read_buffer_size(16 << 10)
-                    .max_message_size(Some(MESSAGE_BYTES_MAX))
-                    .max_frame_size(Some(MESSAGE_BYTES_MAX));
-                let (socket, _) = client_with_config(request, stream, Some(bounds)).map_err(|error| match error {
-                    HandshakeError::Interrupted(_) => Outcome::Again("no answer".to_owned()),
-                    HandshakeError::Failure(tungstenite::Error::Http(response)) => {
-                        outcome_of_status(response.status().as_u16(), &options.id)
-                    }
-                    HandshakeError::Failure(tungstenite::Error::Io(error)) => again(error),
-                    HandshakeError::Failure(error) => Outcome::Again(error.to_string()),
-                })?;
-                socket.get_ref().set_read_timeout(Some(READ_TIME_MAX)).map_err(again)?;
-                return Ok(socket);
-            }
-            Err(error) => failure = error,
-        }
-    }
-    Err(again(failure))
-}
-
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
-}
-
-fn reason(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        io::ErrorKind::ConnectionReset => "connection reset".to_owned(),
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => "no answer".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
-/// What a close code of the contract means for us.
+/// What a close code means for us.
 fn outcome_of(code: Option<u16>, id: &str) -> Outcome {
     match code {
         Some(4000) => Outcome::over(0, "the timer was deleted"),
-        Some(4001) => Outcome::over(1, "the server asks for a valid key: give --key KEY or TIMERD_KEY"),
         Some(4004) => Outcome::over(1, format!("there is no timer '{id}'")),
-        Some(4009) => Outcome::over(1, "the server does not allow this origin"),
         Some(4029) => Outcome::Again("too many clients on this timer".to_owned()),
-        Some(1012) => Outcome::Again("the server restarts".to_owned()),
-        Some(1013) => Outcome::Again("the server is full".to_owned()),
-        Some(code) => Outcome::Again(format!("closed with code {code}")),
-        None => Outcome::Again("closed".to_owned()),
-    }
-}
-
-/// The same for an upgrade that was refused: by another server than timerd, or by a proxy before it.
-fn outcome_of_status(status: u16, id: &str) -> Outcome {
-    match status {
-        401 | 403 => outcome_of(Some(4001), id),
-        404 => outcome_of(Some(4004), id),
-        status => Outcome::Again(format!("refused with status {status}")),
+        code => client::outcome_of(code),
     }
 }
 
@@ -458,21 +184,6 @@ pub struct View {
     /// The last change.
     news: String,
     deleted: bool,
-}
-
-/// How a row of the block is to look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Style {
-    /// As the terminal writes.
-    Plain,
-    /// What matters most.
-    Bold,
-    /// What is well.
-    Good,
-    /// What should be noticed.
-    Notice,
-    /// What must be noticed.
-    Alarm,
 }
 
 impl View {
@@ -686,7 +397,7 @@ fn bar(remaining_ms: u64, duration_ms: u64, columns: usize) -> String {
     };
     let share = |of: u64| remaining_ms.min(duration_ms).saturating_mul(of).div_ceil(duration_ms);
     let full = usize::try_from(share(cells as u64)).unwrap_or(cells).min(cells);
-    format!("[{}{}] {:>3} %", "#".repeat(full), "-".repeat(cells - full), share(100))
+    format!("{} {:>3} %", client::bar(full, cells), share(100))
 }
 
 /// `left` and `right` at the two ends of a row; a long `left` is cut, `right` is not.
@@ -694,55 +405,6 @@ fn sides(left: &str, right: &str, columns: usize) -> String {
     let left = cut(left, columns.saturating_sub(columns_of(right) + 2));
     let gap = columns.saturating_sub(columns_of(&left) + columns_of(right));
     format!("{left}{}{right}", " ".repeat(gap))
-}
-
-/// `text` cut to `columns`, marked where there is room for a mark.
-fn cut(text: &str, columns: usize) -> String {
-    if columns_of(text) <= columns {
-        return text.to_owned();
-    }
-    let mark = if columns >= 8 { "..." } else { "" };
-    let mut room = columns - mark.len();
-    let fitting = text.chars().take_while(|c| {
-        let fits = char_columns(*c) <= room;
-        room = if fits { room - char_columns(*c) } else { 0 };
-        fits
-    });
-    fitting.chain(mark.chars()).collect()
-}
-
-fn columns_of(text: &str) -> usize {
-    text.chars().map(char_columns).sum()
-}
-
-/// Columns of a character on a terminal: two for the wide blocks of Unicode standard annex 11, none for marks that
-/// stand on the character before them.
-fn char_columns(c: char) -> usize {
-    match c {
-        '\u{300}'..='\u{36f}'
-        | '\u{1ab0}'..='\u{1aff}'
-        | '\u{200b}'..='\u{200d}'
-        | '\u{20d0}'..='\u{20ff}'
-        | '\u{fe00}'..='\u{fe0f}' => 0,
-        '\u{1100}'..='\u{115f}'
-        | '\u{2e80}'..='\u{a4cf}'
-        | '\u{ac00}'..='\u{d7a3}'
-        | '\u{f900}'..='\u{faff}'
-        | '\u{fe30}'..='\u{fe6f}'
-        | '\u{ff00}'..='\u{ff60}'
-        | '\u{ffe0}'..='\u{ffe6}'
-        | '\u{1f300}'..='\u{1faff}'
-        | '\u{20000}'..='\u{3fffd}' => 2,
-        _ => 1,
-    }
-}
-
-/// `text` without what would move the cursor or turn the direction of writing.
-fn visible(text: &str) -> String {
-    let is_hidden = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().map(|c| if is_hidden(c) { '?' } else { c }).collect()
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -811,7 +473,7 @@ impl<W: Write> Watcher<W> {
                 Some(Heard::Lost { why, wait }) => {
                     self.view.handle_lost(&why, at + wait);
                     if matches!(self.face, Face::Json) {
-                        say(&format!("{why}; reconnecting in {:.1} s", wait.as_secs_f64()));
+                        client::say(COMMAND, &format!("{why}; reconnecting in {:.1} s", wait.as_secs_f64()));
                     }
                 }
                 Some(Heard::End(end)) => {
@@ -847,7 +509,7 @@ impl<W: Write> Watcher<W> {
         match &mut self.face {
             Face::Json => Ok(()),
             Face::Block(block) => {
-                let (columns, rows) = terminal_size();
+                let (columns, rows) = terminal_size(io::stdout());
                 // The last column stays free: many terminals wrap when it is written.
                 let width = columns.saturating_sub(1).clamp(1, COLUMNS_MAX);
                 let mut wanted = self.view.block(at, width);
@@ -915,18 +577,7 @@ impl Block {
             text.push_str("\x1b[J");
         }
         for (style, row) in &wanted {
-            let code = match style {
-                Style::Plain => "",
-                Style::Bold => "\x1b[1m",
-                Style::Good => "\x1b[32m",
-                Style::Notice => "\x1b[33m",
-                Style::Alarm => "\x1b[1;31m",
-            };
-            if self.color && !code.is_empty() && !row.is_empty() {
-                text.push_str(&format!("{code}{row}\x1b[0m"));
-            } else {
-                text.push_str(row);
-            }
+            text.push_str(&if self.color { style.paint(row) } else { row.clone() });
             // Erasing what is left of the old row, not the whole of it, is what keeps it from flickering.
             text.push_str("\x1b[K\r\n");
         }
@@ -934,14 +585,6 @@ impl Block {
         self.columns = columns;
         out.write_all(text.as_bytes())?;
         out.flush()
-    }
-}
-
-/// Columns and rows of the terminal; 80 x 24 where it does not say.
-fn terminal_size() -> (usize, usize) {
-    match rustix::termios::tcgetwinsize(io::stdout()) {
-        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
-        _ => (80, 24),
     }
 }
 
@@ -953,7 +596,10 @@ fn time_of_day() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
+    use crate::client::{READ_TIME_MAX, RECONNECT_WAIT_MAX, listen, random_wait};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc::sync_channel;
+    use tungstenite::WebSocket;
     use tungstenite::protocol::CloseFrame;
 
     const URL: &str = "http://127.0.0.1:8003";
@@ -985,39 +631,6 @@ mod tests {
         let rows: Vec<String> = view.block(seconds(at), columns).into_iter().map(|(_, row)| row).collect();
         assert!(rows.iter().all(|row| columns_of(row) <= columns), "{rows:?}");
         rows
-    }
-
-    #[test]
-    fn urls() {
-        let endpoint = |host: &str, port, prefix: &str| Endpoint { host: host.into(), port, prefix: prefix.into() };
-        for (text, expected) in [
-            ("http://127.0.0.1:8003", endpoint("127.0.0.1", 8003, "")),
-            ("http://exam.example/", endpoint("exam.example", 80, "")),
-            ("http://[::1]:8003/clock/", endpoint("::1", 8003, "/clock")),
-            ("http://[::1]", endpoint("::1", 80, "")),
-        ] {
-            assert_eq!(text.parse(), Ok(expected), "{text}");
-        }
-        for text in [
-            "",
-            "127.0.0.1:8003",
-            "ws://a",
-            "http://",
-            "http://:1",
-            "http://a:0",
-            "http://a:x",
-            "http://[::1",
-            "http://[::1]x",
-            "http://a@b",
-            "http://a/?q",
-            "http://a b",
-        ] {
-            assert!(text.parse::<Endpoint>().is_err(), "{text}");
-        }
-        assert!("https://a".parse::<Endpoint>().unwrap_err().contains("TLS"));
-        let endpoint: Endpoint = "http://[::1]:8003/clock".parse().unwrap();
-        assert_eq!(endpoint.to_string(), "http://[::1]:8003/clock");
-        assert_eq!(endpoint.socket_of("timer_1/../?é"), "ws://[::1]:8003/clock/ws/timer_1%2F..%2F%3F%C3%A9");
     }
 
     #[test]
@@ -1182,7 +795,7 @@ mod tests {
             };
             assert_eq!(over, exit, "{code}");
         }
-        assert!(random_wait() <= RECONNECT_WAIT_MAX);
+        assert!(random_wait(RECONNECT_WAIT_MAX) <= RECONNECT_WAIT_MAX);
     }
 
     #[test]
@@ -1231,17 +844,16 @@ mod tests {
             let (stream, _) = listener.accept().unwrap();
             script(tungstenite::accept(stream).unwrap());
         });
-        let key = Some("tk_1".to_owned());
-        let options = Options { id: "t".into(), url, key, json: false, no_color: true, dumb_terminal: true };
+        let server_at = Server { url, key: Some("tk_1".to_owned()) };
         let (sender, receiver) = sync_channel(256);
-        let outcome = listen(&options, &sender);
+        let outcome = listen(&server_at, &mut Room { id: "t".to_owned() }, &sender);
         drop(sender);
         server.join().unwrap();
         let mut heard: Vec<Heard> = receiver.iter().collect();
         heard.push(match outcome {
-            Outcome::Over(end) => Heard::End(end),
-            Outcome::Again(why) => Heard::Lost { why, wait: Duration::ZERO },
-            Outcome::Unheard => Heard::Alive,
+            Some(Outcome::Over(end)) => Heard::End(end),
+            Some(Outcome::Again(why) | Outcome::AtOnce(why)) => Heard::Lost { why, wait: Duration::ZERO },
+            None => Heard::Alive,
         });
         heard
     }
