@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
 use serde_json::{Value, json};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -180,6 +181,34 @@ impl Daemon {
         id
     }
 
+    // ---- events --------------------------------------------------------------------------------------------
+
+    /// Publishes an event; returns it.
+    #[track_caller]
+    pub fn publish(&self, body: Value) -> Value {
+        let response = self.post("/events", body);
+        assert_eq!(response.status, 201, "{}", response.text());
+        response.json()
+    }
+
+    /// What `GET /events` lists for a query, which begins with `?` or is empty.
+    #[track_caller]
+    pub fn events(&self, query: &str) -> Vec<Value> {
+        let response = self.get(&format!("/events{query}"));
+        assert_eq!(response.status, 200, "{query}: {}", response.text());
+        response.json().as_array().unwrap().clone()
+    }
+
+    /// Opens `/ws/subscribe` with this configuration and reads the confirmation.
+    #[track_caller]
+    pub fn subscribe(&self, configuration: Value) -> (Socket, Value) {
+        let mut socket = self.open("/ws/subscribe", &[]);
+        socket.send(configuration);
+        let confirmation = socket.recv();
+        assert_eq!(confirmation["status"], "subscribed", "{confirmation}");
+        (socket, confirmation)
+    }
+
     // ---- sockets -------------------------------------------------------------------------------------------
 
     /// Opens `/ws/{id}` and reads the greeting.
@@ -197,11 +226,28 @@ impl Daemon {
 
     /// Opens a WebSocket, or fails as the handshake does.
     pub fn try_open(&self, path: &str, headers: &[(&'static str, &str)]) -> Result<Socket, Error> {
-        let mut request = format!("ws://{}{path}", self.address).into_client_request()?;
+        Daemon::try_open_at(self.address, path, headers)
+    }
+
+    /// The same, whichever daemon is there now.
+    pub fn try_open_at(address: SocketAddr, path: &str, headers: &[(&'static str, &str)]) -> Result<Socket, Error> {
+        let mut request = format!("ws://{address}{path}").into_client_request()?;
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
-        let stream = TcpStream::connect(self.address)?;
+        Daemon::shake_hands(request, TcpStream::connect(address)?)
+    }
+
+    /// Opens a WebSocket for which the kernel keeps little: one that does not read is soon noticed.
+    pub fn open_narrow(&self, path: &str) -> Socket {
+        let stream = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
+        connect(&stream, &self.address).unwrap();
+        let request = format!("ws://{}{path}", self.address).into_client_request().unwrap();
+        Daemon::shake_hands(request, stream.into()).unwrap()
+    }
+
+    fn shake_hands(request: tungstenite::handshake::client::Request, stream: TcpStream) -> Result<Socket, Error> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         match tungstenite::client(request, stream) {
@@ -367,14 +413,31 @@ impl Socket {
         self.inner.send(Message::text(text)).unwrap();
     }
 
+    /// A second end of the same connection, to send while the first one reads.
+    pub fn sender(&self) -> Socket {
+        let stream = self.inner.get_ref().try_clone().unwrap();
+        Socket { inner: WebSocket::from_raw_socket(stream, tungstenite::protocol::Role::Client, None) }
+    }
+
     /// The next JSON message.
+    #[track_caller]
     pub fn recv(&mut self) -> Value {
+        match self.recv_or_end() {
+            Ok(message) => message,
+            Err(end) => panic!("{end:?}"),
+        }
+    }
+
+    /// The next JSON message, or the code and reason of the end; 1006 when there was no close.
+    pub fn recv_or_end(&mut self) -> Result<Value, (u16, String)> {
         loop {
             match self.inner.read() {
-                Ok(Message::Text(text)) => return serde_json::from_str(text.as_str()).unwrap(),
+                Ok(Message::Text(text)) => return Ok(serde_json::from_str(text.as_str()).unwrap()),
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                Ok(Message::Close(Some(frame))) => return Err((frame.code.into(), frame.reason.to_string())),
+                Ok(Message::Close(None)) => return Err((1005, String::new())),
                 Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                other => panic!("{other:?}"),
+                other => return Err((1006, format!("{other:?}"))),
             }
         }
     }
