@@ -387,7 +387,7 @@ impl Api {
         } else if self.guard.admit(caller, Access::Key(least)).is_err() {
             Socket::Refused(4001, "Unauthorized")
         } else if events {
-            let address = self.guard.address(head, world.peer);
+            let address = rates::network(self.guard.address(head, world.peer));
             match self.limits.sockets_per_address {
                 Some(most) if (world.event_sockets)(address) >= most => Socket::Refused(4002, "Too many connections"),
                 _ if route == Route::PublishSocket => Socket::Publisher { address },

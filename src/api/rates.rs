@@ -160,8 +160,8 @@ impl Limiter {
     }
 }
 
-/// Whom an address stands for: of IPv6 a subscriber has at least 64 bits to choose from (RFC 6177).
-fn network(address: IpAddr) -> IpAddr {
+/// Whom an address stands for, wherever addresses are counted: of IPv6 a subscriber has at least 64 bits to choose from (RFC 6177).
+pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),

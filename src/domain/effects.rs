@@ -54,6 +54,16 @@ pub struct Batch {
     pub commands: Vec<Record>,
 }
 
+impl Batch {
+    /// The events that commands asked for, in order; the disk has numbered them behind those of what followed.
+    pub fn published(&self) -> impl Iterator<Item = &Event> {
+        self.commands.iter().filter_map(|record| match record {
+            Record::Event(event) => Some(event),
+            _ => None,
+        })
+    }
+}
+
 /// Who hears a message: everybody at one noun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Topic {

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use crate::clock::WallMs;
-use crate::domain::effects::{Effects, Record};
+use crate::domain::effects::Effects;
 use crate::domain::staged::Flight;
 use crate::limits::{EVENT_BYTES_GATHERED_MAX, EVENTS_GATHERED_MAX};
 
@@ -303,14 +303,6 @@ impl Events {
     pub fn undo(&mut self) {
         self.load = Flight::default();
     }
-}
-
-/// The events of `records`, in order.
-pub fn of(records: &[Record]) -> impl Iterator<Item = &Event> {
-    records.iter().filter_map(|record| match record {
-        Record::Event(event) => Some(event),
-        _ => None,
-    })
 }
 
 #[cfg(test)]

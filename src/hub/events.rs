@@ -22,7 +22,7 @@ use crate::api::events::{self, Said, Wish};
 use crate::clock::{Mono, Now};
 use crate::domain::disk::{Answer, Gone, Order, Page, Search};
 use crate::domain::effects::{Batch, Record};
-use crate::domain::events::{Event, Filter, Stored, of};
+use crate::domain::events::{Event, Filter, Stored};
 use crate::domain::timers::{Reading, Told, What};
 use crate::hub::Hub;
 use crate::hub::conn::{ConnId, Listens};
@@ -261,7 +261,7 @@ impl Hub {
 
     /// The batch of this number is durable: whoever published in it hears so.
     pub(super) fn acknowledge(&mut self, now: Now, batch: &Batch, last_seq: u64) {
-        let published = of(&batch.commands).count() as u64;
+        let published = batch.published().count() as u64;
         let keys: Vec<usize> = self.feeds.publishers.iter().map(|(key, _)| key).collect();
         for key in keys.into_iter().filter_map(|key| u32::try_from(key).ok()) {
             self.answer_publisher(now, key, batch.number, last_seq - published + 1);

@@ -34,7 +34,7 @@ use crate::clock::{Mono, Now, WallMs};
 use crate::domain::deadlines::{Due, Sleeper};
 use crate::domain::disk::{Done, Extent, Image, Job, Old};
 use crate::domain::effects::{Batch, Record, Topic};
-use crate::domain::events::{self as domain_events, Event, Stored};
+use crate::domain::events::{Event, Stored};
 use crate::domain::{Engine, Return, timers};
 use crate::limits::*;
 use crate::metrics::Metrics;
@@ -295,7 +295,7 @@ impl Hub {
                 log_changes(&batch);
                 self.engine.commit(now, last_seq);
                 // The answer to a command goes before what it announces: whoever asked is not surprised by it.
-                let published: Vec<&Event> = domain_events::of(&batch.commands).collect();
+                let published: Vec<&Event> = batch.published().collect();
                 for (Waiting { conn, number, head }, held) in self.custody.written() {
                     let response = match held {
                         Held::Words(response) => response,
