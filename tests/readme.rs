@@ -6,10 +6,11 @@
 
 mod daemon;
 
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use daemon::Daemon;
+use daemon::{Daemon, directory, eventually};
 use serde_json::json;
 
 const README: &str = include_str!("../README.md");
@@ -98,5 +99,97 @@ fn the_client_programs_run_as_printed() {
         let id = watched();
         let program = format!("{javascript}\nwatch('{id}', (type, left) => console.log(type, left));\n");
         run("node", &["--experimental-websocket", "-e", &program], &id);
+    }
+}
+
+#[test]
+fn events_are_published_and_read_as_it_is_typed() {
+    if !there("curl", &["--version"]) {
+        return;
+    }
+    let daemon = Daemon::ephemeral(&[]);
+    let typed = here(&blocks("Events", "sh")[0], &daemon);
+    // Typed twice, the publication is stored once.
+    let output = Command::new("sh").args(["-c", &format!("set -e\n{typed}\n{typed}")]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let wrong = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}\n{wrong}");
+    assert_eq!(said.matches("\"seq\":1}").count(), 6, "{said}\n{wrong}");
+    assert!(!said.contains("\"seq\":2") && said.contains("\"total_events\":1,"), "{said}");
+}
+
+/// A program that is not left running when the test fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    /// What it said on its two streams, once it has ended by itself.
+    fn said(&mut self) -> [String; 2] {
+        // It waits at random up to 5 s, and once more if it comes too early.
+        let end = Instant::now() + Duration::from_secs(20);
+        while self.0.try_wait().unwrap().is_none() {
+            if Instant::now() > end {
+                self.0.kill().unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let mut said = [String::new(), String::new()];
+        self.0.stdout.take().unwrap().read_to_string(&mut said[0]).unwrap();
+        self.0.stderr.take().unwrap().read_to_string(&mut said[1]).unwrap();
+        said
+    }
+}
+
+#[test]
+fn the_subscribers_run_as_printed_through_a_deletion_and_a_crash() {
+    let (_temporary, folder) = directory();
+    let mut daemon = Daemon::on(&folder, &[]);
+    let publish = |daemon: &Daemon, kind: &str| {
+        let event = json!({ "event_type": kind, "source": "t", "session_id": "exam-1" });
+        assert_eq!(daemon.post("/events", event).status, 201);
+    };
+    publish(&daemon, "session_created");
+    assert_eq!(daemon.delete("/events").json()["deleted"], 1);
+    publish(&daemon, "quiz_started");
+
+    let python = here(&blocks("Events", "python")[0], &daemon);
+    let javascript = here(&blocks("Events", "js")[0], &daemon);
+    let filter = "{'session_id': 'exam-1'}";
+    let mut programs = Vec::new();
+    let mut run = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        programs.push(Running(command.spawn().unwrap()));
+    };
+    if there("python3", &["-c", "import websockets.sync.client"]) {
+        let ends = "if event['event_type'] == 'session_ended': break";
+        let program =
+            format!("{python}\nfor event in events({filter}, 0):\n  print(event['seq'], flush=True)\n  {ends}\n");
+        run("python3", &["-c", &program]);
+    }
+    if there("node", &["--experimental-websocket", "-e", "new WebSocket('ws://127.0.0.1:1').onerror = () => {}"]) {
+        let take = "(event) => { console.log(event.seq); if (event.event_type === 'session_ended') process.exit(); }";
+        let program = format!("{javascript}\nsubscribe({filter}, 0, {take});\n");
+        run("node", &["--experimental-websocket", "-e", &program]);
+    }
+    let listening = |daemon: &Daemon| daemon.get("/stats").json()["router"]["active_subscribers"].clone();
+    eventually(|| listening(&daemon) == programs.len());
+    publish(&daemon, "quiz_completed");
+
+    let address = daemon.address.to_string();
+    daemon.kill();
+    daemon = Daemon::on(&folder, &["--listen", &address]);
+    publish(&daemon, "session_ended");
+    for mut program in programs {
+        let [said, wrong] = program.said();
+        assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["2", "3", "4"], "{wrong}");
+        assert!(wrong.contains("Events up to 1 were deleted"), "{wrong}");
     }
 }

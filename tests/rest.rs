@@ -1311,6 +1311,16 @@ fn metrics_are_openmetrics_text_that_counts_what_happens() {
     });
 }
 
+/// Every path of the daemon's table of routes, but the parts of the page and what only conformance runs have.
+fn routes() -> Vec<&'static str> {
+    let table =
+        include_str!("../src/api/routes.rs").split("const TABLE").nth(1).unwrap().split("\n];").next().unwrap();
+    let quoted = table.split('"').skip(1).step_by(2);
+    let paths: Vec<&str> = quoted.filter(|text| text.starts_with('/') && !text.starts_with("/docs/")).collect();
+    assert!(paths.len() > 20, "{paths:?}");
+    paths.into_iter().filter(|path| *path != "/ws/echo").collect()
+}
+
 #[test]
 fn the_description_is_openapi_3_1_of_this_version_and_names_every_path() {
     let daemon = Daemon::ephemeral(&[]);
@@ -1320,14 +1330,30 @@ fn the_description_is_openapi_3_1_of_this_version_and_names_every_path() {
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1."));
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(daemon.get("/health").json()["version"], document["info"]["version"]);
+    // Whatever the daemon routes is described, and nothing else.
     let described = document["paths"].as_object().unwrap();
-    for (path, methods) in paths("{id}") {
+    let mut unmet: BTreeSet<&str> = described.keys().map(String::as_str).collect();
+    let mut http = daemon.connect();
+    for path in routes() {
+        let options = http.request("OPTIONS", &path.replace("{id}", "x"), &[], None);
+        let allow = options.header("allow").unwrap_or_else(|| panic!("no Allow for {path}"));
+        let allowed: BTreeSet<String> =
+            allow.split(", ").filter(|name| !["HEAD", "OPTIONS"].contains(name)).map(str::to_lowercase).collect();
         let is_it = |known: &&String| known.replace("{timer_id}", "{id}") == path;
         let known = described.keys().find(is_it).unwrap_or_else(|| panic!("{path} is not described"));
-        for method in methods.iter().filter(|method| !matches!(**method, "HEAD" | "OPTIONS")) {
-            assert!(described[known][method.to_lowercase()].is_object(), "{method} {path}");
-        }
+        let item = match described[known]["$ref"].as_str() {
+            Some(text) => document.pointer(text.strip_prefix('#').unwrap()).unwrap(),
+            None => &described[known],
+        };
+        let methods = ["get", "put", "post", "delete", "patch"].into_iter().filter(|name| item[name].is_object());
+        assert_eq!(methods.map(str::to_owned).collect::<BTreeSet<_>>(), allowed, "{path}");
+        unmet.remove(known.as_str());
     }
+    assert!(unmet.is_empty(), "described, but not routed: {unmet:?}");
+    let types = document["components"]["schemas"]["EventType"]["enum"].as_array().unwrap();
+    let registry = daemon.get("/api/v1/event-types").json();
+    let registered: BTreeSet<&str> = registry.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(types.iter().filter_map(Value::as_str).collect::<BTreeSet<_>>(), registered);
     // Every reference leads somewhere.
     let mut texts = Vec::new();
     let mut todo = vec![&document];

@@ -24,9 +24,10 @@ function el(tag, attributes, ...children) {
   return node;
 }
 
-/** What `{"$ref": "#/a/b"}` points at; anything else is itself. */
+/** What `{"$ref": "#/a/b"}` points at; anything else is itself. `~1` in it is a slash of a name. */
 function follow(node) {
-  return node?.$ref ? node.$ref.slice(2).split("/").reduce((at, key) => at[key], api) : node;
+  const name = (key) => key.replaceAll("~1", "/").replaceAll("~0", "~");
+  return node?.$ref ? node.$ref.slice(2).split("/").reduce((at, key) => at[name(key)], api) : node;
 }
 
 const last = (path) => path.slice(path.lastIndexOf("/") + 1);
@@ -111,9 +112,10 @@ function typeOf(schema) {
   if (schema.oneOf) return schema.oneOf.flatMap((one, i) => [i ? " or " : "", ...typeOf(one)]);
   if (schema.enum) return schema.enum.flatMap((word, i) => [i ? ", " : "", el("code", null, word)]);
   if ("const" in schema) return [el("code", null, schema.const)];
-  if (schema.type === "array") {
+  if ([schema.type].flat()[0] === "array") {
     const plain = [schema.items.type].flat().map((type) => `${type}s`).join(" or ");
-    return ["list of ", ...(schema.items.$ref ? typeOf(schema.items) : [plain])];
+    const list = ["list of ", ...(schema.items.$ref ? typeOf(schema.items) : [plain])];
+    return schema.type === "array" ? list : [...list, " or null"];
   }
   const type = [schema.type ?? "anything"].flat().join(" or ");
   return [schema.format === "date-time" ? type.replace("string", "time") : type];
@@ -191,12 +193,14 @@ function firstExample({ example, examples: several }) {
 // Operations.
 
 /** What to type for a call, as a shell understands it; for a WebSocket, as a browser does. */
-function command(path, method, operation, withKey) {
-  const url = location.origin + path.replace(/\{\w+\}/, "timer_a1b2c3d4");
+function command(path, method, operation, shared, withKey) {
+  const url = location.origin + path.replace(/\{\w+\}/, shared.map(follow)[0]?.example);
   const key = withKey && operation.security.length > 0;
   if (operation.responses[101]) {
     const address = JSON.stringify(url.replace(/^http/, "ws") + (key ? "?api_key=KEY" : ""));
+    const { first } = operation["x-messages"];
     return `const socket = new WebSocket(${address});\n` +
+      (first ? `socket.onopen = () => socket.send(JSON.stringify(${spacedOut(first)}));\n` : "") +
       `socket.onmessage = (event) => console.log(JSON.parse(event.data));`;
   }
   const parts = [`curl ${method === "GET" ? "" : `-X ${method} `}'${url}'`];
@@ -213,10 +217,11 @@ function operationOf(path, method, operation, shared) {
   const socket = Boolean(operation.responses[101]);
   const verb = socket ? "WS" : method;
   const role = operation.security[0]?.apiKey[0];
-  const typed = block(command(path, method, operation, false));
-  commands.push((withKey) => { typed.firstChild.textContent = command(path, method, operation, withKey); });
+  const typed = block(command(path, method, operation, shared, false));
+  commands.push((withKey) => { typed.firstChild.textContent = command(path, method, operation, shared, withKey); });
   const parameters = [...shared, ...(operation.parameters ?? [])].map(follow);
-  return el("details", { id: operation.operationId, class: "operation" },
+  const older = Object.keys(api.paths).filter((one) => one !== path && follow(api.paths[one]) === api.paths[path]);
+  return el("details", { id: operation.operationId ?? slug(method + path), class: "operation" },
     el("summary", null,
       el("h3", null,
         el("span", { class: `verb ${verb.toLowerCase()}` }, verb), " ", el("code", null, broken(path)), " ",
@@ -224,6 +229,7 @@ function operationOf(path, method, operation, shared) {
       role ? el("span", { class: "role" }, role) : null),
     el("div", { class: "inside" },
       markdown(operation.description),
+      older.map((one) => el("p", null, "For older clients the same as ", el("code", null, one), ".")),
       el("h4", null, socket ? "In a browser" : "Command"),
       copyable(typed, socket ? "the lines" : "the command"),
       parameters.length ? [el("h4", null, "Parameters"),
@@ -275,13 +281,19 @@ function answer(code, response) {
 
 function messagesOf({ server, client }) {
   const part = (title, union) => {
-    const all = follow(union).oneOf.map(follow);
-    const named = ({ properties, required }) => Object.keys(properties).filter((name) => name !== "type")
+    const { oneOf, anyOf = oneOf, description } = follow(union);
+    const all = anyOf ?? [union];
+    const named = ({ properties, required }) => Object.keys(properties).filter((name) => !("const" in properties[name]))
       .flatMap((name, i) => [i ? ", " : "", el("code", null, name), required.includes(name) ? "" : " (optional)"]);
-    const rows = all.map((one) => [el("code", null, one.title), named(one), inline(one.description)]);
-    return [el("h4", null, title), el("p", null, inline(follow(union).description)),
-      table(["message", "fields", "when"], rows, title),
-      el("p", { class: "title" }, "An example of each"), block(all.map((one) => pretty(one.examples[0])).join("\n"))];
+    const rows = all.map((one) => {
+      const { title: name, ...schema } = follow(one);
+      // Fields that need words have them among the objects.
+      const explained = Object.values(schema.properties).some((field) => field.description);
+      return [explained ? typeOf(one) : el("code", null, name), named(schema), anyOf ? inline(schema.description) : ""];
+    });
+    return [el("h4", null, title), el("p", null, inline(description)),
+      table(["message", "fields", "when"], rows, title), el("p", { class: "title" }, "An example of each"),
+      block(all.flatMap((one) => follow(one).examples.map((example) => pretty(example))).join("\n"))];
   };
   return [part("Messages of the server", server), part("Messages of the client", client)];
 }
@@ -310,7 +322,8 @@ function lay() {
     el("label", { for: "keys" }, box, " Show commands with a key")));
 
   for (const tag of api.tags) {
-    const operations = Object.entries(api.paths).flatMap(([path, { parameters = [], ...methods }]) =>
+    const paths = Object.entries(api.paths).filter(([, item]) => !item.$ref);
+    const operations = paths.flatMap(([path, { parameters = [], ...methods }]) =>
       Object.entries(methods).filter(([, one]) => one.tags.includes(tag.name))
         .map(([method, one]) => operationOf(path, method.toUpperCase(), one, parameters)));
     main.append(chapter(slug(tag.name), tag.name, markdown(tag.description), operations));
