@@ -25,10 +25,11 @@ fn blocks(chapter: &str, language: &str) -> Vec<String> {
 }
 
 fn here(text: &str, daemon: &Daemon) -> String {
-    text.replace("127.0.0.1:8003", &daemon.address.to_string()).replace(
-        "target/release/timerd watch",
-        &format!("{} watch --url http://{}", env!("CARGO_BIN_EXE_timerd"), daemon.address),
-    )
+    let text = text.replace("127.0.0.1:8003", &daemon.address.to_string());
+    ["watch", "events", "publish"].iter().fold(text, |text, client| {
+        let ours = format!("{} {client} --url http://{}", env!("CARGO_BIN_EXE_timerd"), daemon.address);
+        text.replace(&format!("target/release/timerd {client}"), &ours)
+    })
 }
 
 fn there(program: &str, arguments: &[&str]) -> bool {
@@ -116,6 +117,34 @@ fn events_are_published_and_read_as_it_is_typed() {
     assert!(output.status.success(), "{said}\n{wrong}");
     assert_eq!(said.matches("\"seq\":1}").count(), 6, "{said}\n{wrong}");
     assert!(!said.contains("\"seq\":2") && said.contains("\"total_events\":1,"), "{said}");
+
+    // The clients go on until they are stopped, but for the one that has a file to publish.
+    let (_temporary, folder) = directory();
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("events.ndjson"), "{\"event_type\":\"quiz_completed\",\"source\":\"quiz\"}\n")
+        .unwrap();
+    let clients = here(&blocks("Events", "sh")[1], &daemon);
+    let clients: Vec<&str> = clients.lines().map(|line| line.split('#').next().unwrap().trim()).collect();
+    let [all, json, publish] = clients[..] else { panic!("{clients:?}") };
+    let start = |line: &str, output: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("exec {line} > {output}")]).current_dir(&folder).stderr(Stdio::null());
+        Running(command.spawn().unwrap())
+    };
+    let said = |output: &str| std::fs::read_to_string(folder.join(output)).unwrap_or_default();
+    let _listening = [start(all, "all"), start(json, "json")];
+    eventually(|| listening(&daemon) == 2);
+    let mut publishing = start(publish, "publish");
+    eventually(|| publishing.0.try_wait().unwrap().is_some_and(|status| status.success()));
+    eventually(|| said("all").lines().count() == 2 && said("json").ends_with('\n'));
+    let (all, json) = (said("all"), said("json"));
+    assert!(all.contains(" 1 quiz_started quiz exam-1 ada ") && all.contains(" 2 quiz_completed quiz "), "{all}");
+    assert!(json.lines().count() == 1 && json.contains("\"seq\":2}"), "{json}");
+}
+
+/// How many subscribers there are.
+fn listening(daemon: &Daemon) -> u64 {
+    daemon.get("/stats").json()["router"]["active_subscribers"].as_u64().unwrap()
 }
 
 /// A program that is not left running when the test fails.
@@ -179,8 +208,7 @@ fn the_subscribers_run_as_printed_through_a_deletion_and_a_crash() {
         let program = format!("{javascript}\nsubscribe({filter}, 0, {take});\n");
         run("node", &["--experimental-websocket", "-e", &program]);
     }
-    let listening = |daemon: &Daemon| daemon.get("/stats").json()["router"]["active_subscribers"].clone();
-    eventually(|| listening(&daemon) == programs.len());
+    eventually(|| listening(&daemon) == programs.len() as u64);
     publish(&daemon, "quiz_completed");
 
     let address = daemon.address.to_string();
