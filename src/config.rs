@@ -253,8 +253,8 @@ impl Config {
 // ---------------------------------------------------------------------------------------------------------------
 // The definition: flags, variables and help in one.
 
-/// timerd keeps the clock of exam rooms: countdowns that the server owns, controlled over REST and followed over
-/// WebSocket.
+/// timerd keeps the clock of exam rooms, countdowns that the server owns, and the events of the exam. Both are driven
+/// over REST and followed over WebSocket.
 ///
 /// Without a command it serves: in the foreground, logging to stderr, until SIGTERM or Ctrl-C. SIGHUP reloads
 /// keys and log level. Every option can be given as a variable, too; the option wins.
@@ -303,7 +303,8 @@ enum KeyAction {
         /// Who holds the key: 1..64 of A-Z a-z 0-9 _ . -, shown in the history as the actor
         #[arg(value_parser = key_name)]
         name: String,
-        /// viewer (reads one timer), instructor (also controls timers) or admin (also metrics)
+        /// viewer (reads one timer), instructor (also controls timers, publishes and reads events) or admin (also deletes
+        /// events, reads metrics)
         #[arg(value_parser = Role::from_str)]
         role: Role,
     },
@@ -335,7 +336,7 @@ struct Flags {
     #[arg(long, env = "TIMERD_DATA_DIR", value_name = "DIR", help_heading = "Store")]
     data_dir: Option<PathBuf>,
 
-    /// Keep nothing: timers live in memory and end with the process
+    /// Keep nothing: timers and events live in memory and end with the process
     #[arg(long, env = "TIMERD_EPHEMERAL", help_heading = "Store", value_parser = boolean)]
     ephemeral: bool,
 
@@ -344,12 +345,14 @@ struct Flags {
     #[arg(value_parser = keep, help_heading = "Store")]
     keep_history: Keep,
 
-    /// How long events are kept: 90d, or forever (units s, m, h, d, w)
+    /// How long events are kept, by their timestamps: 90d, or forever (units s, m, h, d, w)
+    ///
+    /// Older ones are deleted for good. Whoever has not read them yet is told so (410, or close 4010).
     #[arg(long, env = "TIMERD_KEEP_EVENTS", value_name = "DURATION", default_value = "forever")]
     #[arg(value_parser = keep, help_heading = "Store")]
     keep_events: Keep,
 
-    /// How many events are kept, the oldest go first [default: all]
+    /// How many events are kept; the oldest are deleted first [default: all]
     #[arg(long, env = "TIMERD_KEEP_EVENTS_MAX", value_name = "N", help_heading = "Store")]
     #[arg(value_parser = |text: &str| number(text, 1, u32::MAX))]
     keep_events_max: Option<u32>,
@@ -374,7 +377,7 @@ struct Flags {
     #[arg(long, env = "TIMERD_KEYS_FILE", value_name = "FILE", help_heading = "Access")]
     keys_file: Option<PathBuf>,
 
-    /// Ask nobody for a key, even beyond loopback: whoever reaches the port controls the clock
+    /// Ask nobody for a key, even beyond loopback: whoever reaches the port controls the clock and reads the events
     #[arg(long, env = "TIMERD_OPEN", help_heading = "Access", value_parser = boolean)]
     open: bool,
 
@@ -396,22 +399,25 @@ struct Flags {
     #[arg(value_parser = |text: &str| number(text, 1, limits::CONNECTIONS_MAX_CEILING))]
     max_connections: u32,
 
-    /// How often one address may publish events over REST: 200/minute, 50/second, 1000/hour, or off
+    /// Events that one address may publish over REST: N/second, N/minute, N/hour, or off
+    ///
+    /// A window begins with the first call; one call too many gets 429 with Retry-After. An IPv6 address counts by its
+    /// first 64 bits. Publishing over the WebSocket is not limited.
     #[arg(long, env = "TIMERD_RATE_PUBLISH", value_name = "RATE", help_heading = "Limits")]
     #[arg(default_value_t = Rates::default().publish, value_parser = Rate::from_str)]
     rate_publish: Rate,
 
-    /// How often one address may read events and their figures
+    /// Calls by which one address may read events or their figures, in the same form
     #[arg(long, env = "TIMERD_RATE_QUERY", value_name = "RATE", help_heading = "Limits")]
     #[arg(default_value_t = Rates::default().query, value_parser = Rate::from_str)]
     rate_query: Rate,
 
-    /// How often one address may delete events
+    /// Calls by which one address may delete events, in the same form
     #[arg(long, env = "TIMERD_RATE_ADMIN", value_name = "RATE", help_heading = "Limits")]
     #[arg(default_value_t = Rates::default().admin, value_parser = Rate::from_str)]
     rate_admin: Rate,
 
-    /// Sockets of publishers and subscribers that one address may have open, or off
+    /// WebSockets that one address may have open to publish and subscribe, or off; those of timers do not count
     #[arg(long, env = "TIMERD_WS_PER_ADDRESS", value_name = "N", help_heading = "Limits")]
     #[arg(default_value_t = Most(Some(limits::EVENT_SOCKETS_PER_ADDRESS)), value_parser = most)]
     ws_per_address: Most,
