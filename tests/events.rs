@@ -1278,8 +1278,13 @@ fn the_description_names_every_path_and_method() {
     for (path, methods) in paths("{id}") {
         let is_it = |known: &&String| known.replace("{event_id}", "{id}") == path;
         let known = described.keys().find(is_it).unwrap_or_else(|| panic!("{path} is not described"));
+        // The paths of older clients point to the same operations (RFC 6901 spells a slash in a name `~1`).
+        let item = match described[known]["$ref"].as_str() {
+            Some(pointer) => document.pointer(pointer.strip_prefix('#').unwrap()).unwrap(),
+            None => &described[known],
+        };
         for method in methods.iter().filter(|method| !matches!(**method, "HEAD" | "OPTIONS")) {
-            assert!(described[known][method.to_lowercase()].is_object(), "{method} {path}");
+            assert!(item[method.to_lowercase()].is_object(), "{method} {path}");
         }
     }
     let text = document.to_string();
