@@ -250,6 +250,10 @@ const _: () = {
     assert!(BATCH_RECORDS_MAX >= 2 * EVENTS_GATHERED_MAX, "a flood of events leaves room for commands");
     assert!(EVENT_BYTES_GATHERED_MAX >= 8 * EVENT_BODY_BYTES_MAX, "whatever is allowed can be published");
     assert!(FEED_BYTES_MAX >= 2 * EVENT_PAYLOAD_BYTES_MAX, "a subscriber takes any event");
+    assert!(
+        FEED_PAGE_BYTES_MAX + 2 * EVENT_PAYLOAD_BYTES_MAX <= FEED_BYTES_MAX,
+        "a page more leaves room for answers"
+    );
     assert!(UNANSWERED_MAX * 4 < EVENTS_GATHERED_MAX, "one publisher does not fill the queue");
     assert!(SHUTDOWN_MAX.as_millis() < 1000, "SIGTERM is answered within a second");
 };

@@ -490,12 +490,18 @@ impl Hub {
                 self.ask_pages(now);
             }
             Stage::Behind if stalled => {
-                let reason = format!("Too slow; last seq {}", subscriber.sent);
-                self.metrics.slow_clients.inc();
-                self.close_socket(now, conn.index, 1013, &reason);
+                self.close_slow_subscriber(now, conn.index, key);
             }
             _ => self.watch(conn.index),
         }
+    }
+
+    /// Sends away a subscriber who takes nothing: it comes back behind the last event that it was sent.
+    pub(super) fn close_slow_subscriber(&mut self, now: Now, index: u32, key: u32) {
+        let Some(subscriber) = self.feeds.subscribers.get(key as usize) else { return };
+        let reason = format!("Too slow; last seq {}", subscriber.sent);
+        self.metrics.slow_clients.inc();
+        self.close_socket(now, index, 1013, &reason);
     }
 
     /// Asks the disk for as many pages as may be asked for at a time.

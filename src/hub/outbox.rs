@@ -54,6 +54,9 @@ impl Bound {
     pub const CLIENT: Bound = Bound { bytes: OUTBOX_BYTES_MAX, frames: OUTBOX_FRAMES_MAX };
     /// For a subscriber.
     pub const FEED: Bound = Bound { bytes: FEED_BYTES_MAX, frames: FEED_FRAMES_MAX };
+    /// For what a subscriber is told beside events, which fill its outbox up to their own bound, or by one page more, and
+    /// must not crowd out an answer.
+    pub const FEED_SAID: Bound = Bound { bytes: 2 * FEED_BYTES_MAX, frames: FEED_FRAMES_MAX + OUTBOX_FRAMES_MAX };
 }
 
 /// The client does not keep up.

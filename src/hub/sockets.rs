@@ -17,7 +17,7 @@ use crate::wire::ws::{self, Message};
 const TOO_LARGE: &str = "Message too large";
 
 fn bound_of(is_feed: bool) -> Bound {
-    if is_feed { Bound::FEED } else { Bound::CLIENT }
+    if is_feed { Bound::FEED_SAID } else { Bound::CLIENT }
 }
 
 impl Hub {
@@ -84,10 +84,6 @@ impl Hub {
         }
         match (message, socket.listens) {
             (Message::Pong, _) => {}
-            // Behind answers of any size, which are no sign of a client that does not read.
-            (Message::Ping(payload), Listens::Echo | Listens::Publisher(_)) => {
-                self.answer(now, index, Frame::lasting(ws::pong_frame(&payload)));
-            }
             (Message::Ping(payload), _) => self.tell_control(now, index, ws::pong_frame(&payload)),
             // 1005 writes a close without a code: the answer to one without.
             (Message::Close(None), _) => self.close_socket(now, index, 1005, ""),
@@ -184,6 +180,11 @@ impl Hub {
     /// Sends a control frame, which is no news to the client.
     fn tell_control(&mut self, now: Now, index: u32, bytes: Vec<u8>) {
         let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        // Behind answers of any size, which are no sign of a client that does not read.
+        if conn.socket().is_some_and(|socket| matches!(socket.listens, Listens::Echo | Listens::Publisher(_))) {
+            conn.outbox.push_unbounded(Frame::lasting(bytes));
+            return self.mark(index);
+        }
         match conn.outbox.push(&Frame::lasting(bytes), bound_of(conn.is_feed)) {
             Ok(_) => self.mark(index),
             Err(_) => self.close_slow(now, index),
@@ -204,6 +205,10 @@ impl Hub {
     }
 
     fn close_slow(&mut self, now: Now, index: u32) {
+        let listens = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()).map(|socket| socket.listens);
+        if let Some(Listens::Subscriber(key)) = listens {
+            return self.close_slow_subscriber(now, index, key);
+        }
         self.metrics.slow_clients.inc();
         self.close_socket(now, index, 1013, "Too slow");
     }

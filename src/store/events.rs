@@ -411,8 +411,8 @@ pub(super) struct Forgetting {
     below: u64,
     /// What lies behind goes, too, when it is before this instant and was there when the deletion began.
     behind: Option<(WallMs, u64)>,
-    /// So many at most.
-    left: u64,
+    /// So many stay, the youngest.
+    keep: u64,
     /// So many have gone.
     pub(super) gone: u64,
 }
@@ -432,17 +432,14 @@ impl Forgetting {
     /// SQLite's own.
     pub(super) fn begin(connection: &Connection, extent: Extent) -> rusqlite::Result<Self> {
         let ledger = Ledger::read(connection)?;
-        let (all, every) = (ledger.last_seq + 1, u64::MAX);
+        let all = ledger.last_seq + 1;
         Ok(match extent {
-            Extent::All => Forgetting { below: all, behind: None, left: every, gone: 0 },
+            Extent::All => Forgetting { below: all, behind: None, keep: 0, gone: 0 },
             Extent::Before(before) => {
                 let below = first_later_than(connection, ledger, before.ms() - 1)?;
-                Forgetting { below, behind: Some((before, all)), left: every, gone: 0 }
+                Forgetting { below, behind: Some((before, all)), keep: 0, gone: 0 }
             }
-            Extent::Beyond(keep) => {
-                let left = ledger.total.saturating_sub(keep);
-                Forgetting { below: all, behind: None, left, gone: 0 }
-            }
+            Extent::Beyond(keep) => Forgetting { below: all, behind: None, keep, gone: 0 },
         })
     }
 
@@ -455,7 +452,9 @@ impl Forgetting {
             let kind = Kind::numbered(row.get(1)?).ok_or_else(|| unreadable(1, "type of an event"))?;
             Ok((unsigned(row, 0)?, kind))
         };
-        let most = self.left.min(u64::from(rows_max));
+        // Asked anew each time: another deletion may be taking away the same rows.
+        let left = Ledger::read(connection)?.total.saturating_sub(self.keep);
+        let most = left.min(u64::from(rows_max));
         // One more than wanted tells whether any will be left.
         let peek = integer(most + 1);
         let sql = "SELECT seq, kind FROM events WHERE seq < ?1 ORDER BY seq LIMIT ?2";
@@ -472,7 +471,7 @@ impl Forgetting {
                 rows.push(found?);
             }
         }
-        let is_last = rows.len() as u64 <= most || most == self.left;
+        let is_last = rows.len() as u64 <= most || most == left;
         rows.truncate(usize::try_from(most).unwrap_or(usize::MAX));
         Ok(Doomed { rows, is_last })
     }
@@ -497,9 +496,7 @@ impl Forgetting {
 
     /// They have gone.
     pub(super) fn count(&mut self, doomed: &Doomed) {
-        let gone = doomed.rows.len() as u64;
-        self.gone += gone;
-        self.left -= gone;
+        self.gone += doomed.rows.len() as u64;
     }
 }
 
@@ -728,6 +725,23 @@ mod tests {
             }
         }
         assert_eq!((forgetting.gone, seqs(&connection, &search(Order::After(10)))), (10, vec![11]));
+    }
+
+    #[test]
+    fn two_deletions_of_the_same_events_leave_what_either_leaves() {
+        let connection = empty();
+        write(&connection, &(0..20).map(plain).collect::<Vec<_>>());
+        let extents = [Extent::Before(WallMs::from_ms(10)), Extent::Beyond(10)];
+        let mut forgettings = extents.map(|extent| Forgetting::begin(&connection, extent).unwrap());
+        for _ in 0..10 {
+            for forgetting in &mut forgettings {
+                let doomed = forgetting.next(&connection, 3).unwrap();
+                forgetting.delete(&connection, &doomed).unwrap();
+                forgetting.count(&doomed);
+            }
+        }
+        assert_eq!(forgettings[0].gone + forgettings[1].gone, 10);
+        assert_eq!(seqs(&connection, &search(Order::After(10))), (11..=20).collect::<Vec<_>>());
     }
 
     #[test]
