@@ -138,6 +138,9 @@ pub const EVENT_BODY_BYTES_MAX: usize = 512 << 10;
 pub const EVENT_MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a payload as compact JSON.
 pub const EVENT_PAYLOAD_BYTES_MAX: usize = 64 << 10;
+/// Objects and lists within each other in a payload: about half of what Python's parser can follow, which reads whole
+/// pages or nothing.
+pub const EVENT_PAYLOAD_DEPTH_MAX: usize = 500;
 /// Keys of a payload's object; objects within it may have any number.
 pub const EVENT_PAYLOAD_KEYS_MAX: usize = 50;
 /// Characters of `source`.
@@ -178,6 +181,8 @@ pub const FEED_FRAMES_MAX: usize = 1_024;
 pub const EVENTS_UNROUTED_MAX: usize = 2 * EVENTS_GATHERED_MAX;
 /// Events of one page for a subscriber.
 pub const FEED_PAGE_EVENTS_MAX: u32 = 500;
+/// Events looked at for one page for a subscriber, wanted or not: then others have their turn.
+pub const FEED_PAGE_ROWS_MAX: u32 = 10 * SLICE_ROWS_MAX;
 /// Bytes of one page for a subscriber.
 pub const FEED_PAGE_BYTES_MAX: usize = 128 << 10;
 /// Pages for subscribers that the disk is asked for at a time: reads of others go between them.
@@ -207,6 +212,8 @@ pub const FLUSHES_PER_TURN: usize = 2_048;
 pub const WRITE_BYTES_PER_TURN: usize = 16 << 20;
 /// Connections with something to send from which on a turn takes no more deadlines: they fit into a core's cache.
 pub const BURST_PER_TURN: usize = 512;
+/// Bytes of the disk's answers put into words in one turn: one large page, or many small ones.
+pub const ANSWER_BYTES_PER_TURN: usize = EVENTS_PAGE_BYTES_MAX;
 /// Subscribers looked at in one turn, for all events together: about 5 ms.
 pub const ROUTINGS_PER_TURN: usize = 50_000;
 /// Deadlines taken from the heap in one turn.
@@ -221,6 +228,9 @@ pub const EVENTS_PER_TURN: usize = 1_024;
 
 /// Jobs between the loop and the disk thread: one batch, and reads behind it.
 pub const DISK_JOBS_MAX: usize = 1_024;
+/// Answers of the disk that the loop has not taken yet; beyond them the disk thread waits for the loop, which takes some
+/// each turn. A page of events has 4 MiB.
+pub const DISK_ANSWERS_MAX: usize = 16;
 /// Reads that may wait for the disk; beyond them 503.
 pub const QUERIES_MAX: usize = 512;
 /// Records of one batch; a command that would exceed it is answered 503.

@@ -8,7 +8,7 @@ mod daemon;
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use daemon::{Daemon, Http, Response, directory, eventually, request_bytes};
+use daemon::{Daemon, Http, Response, assert_safe, directory, eventually, request_bytes};
 use serde_json::{Value, json};
 
 const STATES: [&str; 5] = ["created", "running", "paused", "completed", "expired"];
@@ -1125,24 +1125,6 @@ fn head_answers_as_get_without_the_body_and_a_trailing_slash_is_the_same_path() 
         let response = http.request("GET", path, &[], None);
         assert_eq!((response.status, response.text()), (404, r#"{"detail":"Not Found"}"#), "{path}");
     }
-}
-
-const SECURITY_HEADERS: [(&str, &str); 5] = [
-    ("x-content-type-options", "nosniff"),
-    ("x-frame-options", "DENY"),
-    ("x-xss-protection", "1; mode=block"),
-    ("referrer-policy", "strict-origin-when-cross-origin"),
-    ("content-security-policy", "default-src 'self'"),
-];
-
-#[track_caller]
-fn assert_safe(response: &Response) {
-    for (name, value) in SECURITY_HEADERS {
-        let values: Vec<&str> =
-            response.headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str()).collect();
-        assert_eq!(values, [value], "{name} of {response:?}");
-    }
-    assert!(response.header("date").is_some() || response.status == 101, "{response:?}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The events' requests and messages.
 //!
-//! Owns the contract's JSON of an event: bodies into events, queries into searches, filters into what they admit, and
-//! everything that is answered or announced back into text. It decides nothing about an event, and knows no
+//! Owns the calls of the event pipeline, in the contract's order of checks behind those of the head, and the JSON of an
+//! event: bodies into events, queries into searches, filters into what they admit, and everything that is answered or
+//! announced back into text. It decides nothing about an event, and knows no
 //! connection.
 
 use std::fmt::{self, Write as _};
@@ -12,18 +13,91 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::api::answer;
+use crate::api::answer::{self, error_text, faults, unavailable};
 use crate::api::form::{self, Fault, Form};
+use crate::api::rates::Group;
 use crate::api::raw::{self, Unfit};
+use crate::api::routes::Route;
 use crate::api::time::date_time_us;
+use crate::api::{Api, Outcome, World, replays};
 use crate::clock::{Now, WallMs};
 use crate::domain::Engine;
-use crate::domain::disk::{EventStats, Extent, Gone, Order, Page, Search};
+use crate::domain::disk::{EventStats, Extent, Gone, Order, Page, Query, Search};
 use crate::domain::events::{Event, Filter, Full, Kind, Names, Stored};
-use crate::domain::history;
+use crate::domain::history::{self, Actor};
+use crate::domain::staged::Hold;
 use crate::domain::timers::{Reading, Told, What};
 use crate::limits::*;
-use crate::wire::http::Response;
+use crate::wire::http::{Head, Request, Response};
+
+// ---------------------------------------------------------------------------------------------------------------
+// Calls.
+
+impl Api {
+    /// Reads and deletions, which only the disk can do.
+    pub(super) fn events(
+        &self,
+        route: Route,
+        id: &str,
+        head: &Head,
+        world: &mut World<'_>,
+    ) -> Result<Outcome, Response> {
+        let amiss = |amiss| match amiss {
+            Amiss::Faults(found) => faults(&found),
+            Amiss::Words(text) => error_text(400, text),
+        };
+        let (group, query) = match route {
+            Route::Events if head.method == "DELETE" => {
+                (Group::Admin, Query::ForgetEvents(extent(&head.query).map_err(amiss)?))
+            }
+            Route::Events => (Group::Query, Query::Events(search(&head.query).map_err(amiss)?)),
+            Route::EventStats => (Group::Query, Query::EventStats(world.now.wall - HOUR)),
+            _ => (Group::Query, Query::Event(seq_of(id, world.engine.events.names()).unwrap_or(0))),
+        };
+        self.count(group, head, world)?;
+        if let (Group::Admin, Some(why)) = (group, world.degraded) {
+            return Err(unavailable(why));
+        }
+        // No disk knows of numbers that were never given.
+        if matches!(query, Query::Event(seq) if seq == 0 || seq > world.engine.events.last_seq()) {
+            return Err(not_found());
+        }
+        Ok(Outcome::Ask(query, world.catch_up()))
+    }
+
+    /// `POST /events`.
+    pub(super) fn publish(&self, actor: &Actor, request: &Request, world: &mut World<'_>) -> Outcome {
+        let refused = |response| Outcome::Answer(response, Hold::Nothing);
+        let stub = match replays::first_time(request, actor, world) {
+            Ok(stub) => stub,
+            Err(outcome) => return outcome,
+        };
+        let event = match event(&request.body, world.now.wall) {
+            Ok(event) => event,
+            Err(found) => return refused(faults(&found)),
+        };
+        if let Err(response) = self.count(Group::Publish, &request.head, world) {
+            return refused(response);
+        }
+        match publish(event, world.engine, world.degraded) {
+            Ok(place) => {
+                if let Some(stub) = stub {
+                    replays::keep_event(stub, world.engine);
+                }
+                Outcome::Published(place)
+            }
+            Err(why) => refused(unavailable(&why)),
+        }
+    }
+
+    fn count(&self, group: Group, head: &Head, world: &mut World<'_>) -> Result<(), Response> {
+        let address = self.guard.address(head, world.peer);
+        world.limiter.count(world.now.mono, group, address).map_err(|wait| {
+            let seconds = wait.as_millis().div_ceil(1000).max(1);
+            error_text(429, "Rate limit exceeded. Try again later.").with("Retry-After", seconds.to_string())
+        })
+    }
+}
 
 // ---------------------------------------------------------------------------------------------------------------
 // Bodies.
@@ -211,12 +285,15 @@ fn payload_of(given: Option<&RawValue>, faults: &mut Vec<Fault>) -> Option<Arc<s
         faults.push(fault("dict_type", "payload", "Input should be a valid dictionary", given));
         return None;
     }
-    match raw::compact(given.get(), EVENT_PAYLOAD_KEYS_MAX, EVENT_PAYLOAD_BYTES_MAX) {
+    let limits =
+        raw::Limits { keys: EVENT_PAYLOAD_KEYS_MAX, bytes: EVENT_PAYLOAD_BYTES_MAX, depth: EVENT_PAYLOAD_DEPTH_MAX };
+    match raw::compact(given.get(), limits) {
         Ok(payload) => Some(Arc::from(payload)),
         Err(unfit) => {
             let msg = match unfit {
                 Unfit::Keys => format!("Dictionary should have at most {EVENT_PAYLOAD_KEYS_MAX} keys"),
                 Unfit::Bytes => format!("Dictionary should have at most {EVENT_PAYLOAD_BYTES_MAX} bytes as JSON"),
+                Unfit::Depth => format!("Dictionary should be nested at most {EVENT_PAYLOAD_DEPTH_MAX} levels deep"),
                 Unfit::Surrogate => "A \\u escape is half a surrogate pair".to_owned(),
                 Unfit::Number => "A number is out of range".to_owned(),
             };
@@ -261,7 +338,14 @@ pub fn search(query: &str) -> Result<Search, Amiss> {
     };
     let kinds = kind.map(|name| Kind::named(&name).into_iter().collect());
     let order = after.map_or(Order::NewestFirst, Order::After);
-    Ok(Search { filter: Filter { kinds, session, user }, since, order, limit, bytes_max: EVENTS_PAGE_BYTES_MAX })
+    Ok(Search {
+        filter: Filter { kinds, session, user },
+        since,
+        order,
+        limit,
+        bytes_max: EVENTS_PAGE_BYTES_MAX,
+        rows_max: u32::MAX,
+    })
 }
 
 /// Reads the query of `DELETE /events`.

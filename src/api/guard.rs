@@ -103,7 +103,7 @@ impl Guard {
         }
         // The last entry that is no trusted proxy itself: what stands before it was written by the client.
         let hops = head.headers("x-forwarded-for").flat_map(|value| value.split(',')).collect::<Vec<_>>();
-        let known = hops.iter().rev().map_while(|hop| hop.trim().parse::<IpAddr>().ok());
+        let known = hops.iter().rev().map_while(|hop| Some(hop.trim().parse::<IpAddr>().ok()?.to_canonical()));
         known.into_iter().find(|hop| !self.trusted_proxies.contains(hop)).unwrap_or(peer)
     }
 }

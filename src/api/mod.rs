@@ -1,7 +1,7 @@
 //! The API: requests into commands, verdicts and messages into JSON.
 //!
 //! Owns the contract's order of checks (route, method, key, role, body, existence, precondition, state) and everything
-//! that is JSON. It knows no connection and no socket: it takes a whole request and the [`World`], and gives an
+//! that is JSON: here what needs a request's head alone, in the file of each service its calls. It knows no connection and no socket: it takes a whole request and the [`World`], and gives an
 //! [`Outcome`] that the hub carries out. The only room that knows serde.
 
 pub mod answer;
@@ -25,9 +25,7 @@ use crate::domain::Engine;
 use crate::domain::disk::{Answer as Answered, Query};
 use crate::domain::effects::Topic;
 use crate::domain::events::Stored;
-use crate::domain::history::Actor;
 use crate::domain::staged::Hold;
-use crate::domain::timers::{Blueprint, Verdict};
 use crate::keys::Role;
 use crate::limits::*;
 use crate::metrics::Metrics;
@@ -35,11 +33,9 @@ use crate::wire::http::{Head, Request, Response};
 use crate::wire::ws;
 use answer::{error_text, faults, unavailable};
 use chance::Chance;
-use events::{Amiss, Speller};
-use form::Fault;
+use events::Speller;
 use guard::{Barred, Caller, Guard};
-use precondition::IfMatch;
-use rates::{Group, Limiter};
+use rates::Limiter;
 use routes::{Access, Method, Route, Routes, allow};
 
 /// What a request may touch.
@@ -345,30 +341,6 @@ impl Api {
         Outcome::Answer(done.unwrap_or_else(|found| faults(&found)), Hold::Nothing)
     }
 
-    fn list(&self, query: &str, world: &mut World<'_>) -> Result<Response, Vec<Fault>> {
-        let wanted = timers::state_filter(query)?;
-        let Engine { timers: all, fx, .. } = &mut *world.engine;
-        let second = all.second();
-        let shown = all.shown_all(world.now, fx).filter(|timer| wanted.is_none_or(|state| timer.state == state));
-        let objects: Vec<_> = shown
-            .map(|timer| timers::object(timer, world.now, second, (world.clients)(Topic::Timer(timer.serial))))
-            .collect();
-        Ok(answer::json(200, &objects))
-    }
-
-    fn read(&self, id: &str, world: &mut World<'_>) -> Response {
-        let Engine { timers: all, fx, .. } = &mut *world.engine;
-        let second = all.second();
-        match all.shown(world.now, id, fx) {
-            Some(timer) => {
-                let clients = (world.clients)(Topic::Timer(timer.serial));
-                answer::json(200, &timers::object(timer, world.now, second, clients))
-                    .with("ETag", timers::etag(timer.revision))
-            }
-            None => timers::not_found(),
-        }
-    }
-
     fn upgrade(&self, route: Route, id: &str, caller: &Caller, head: &Head, world: &mut World<'_>) -> Outcome {
         let accept = match ws::handshake(head, &self.common) {
             Ok(accept) => accept,
@@ -406,160 +378,6 @@ impl Api {
         };
         Outcome::Upgrade(accept, socket)
     }
-
-    // -----------------------------------------------------------------------------------------------------------
-    // Events.
-
-    /// Reads and deletions, which only the disk can do.
-    fn events(&self, route: Route, id: &str, head: &Head, world: &mut World<'_>) -> Result<Outcome, Response> {
-        let amiss = |amiss| match amiss {
-            Amiss::Faults(found) => faults(&found),
-            Amiss::Words(text) => error_text(400, text),
-        };
-        let (group, query) = match route {
-            Route::Events if head.method == "DELETE" => {
-                (Group::Admin, Query::ForgetEvents(events::extent(&head.query).map_err(amiss)?))
-            }
-            Route::Events => (Group::Query, Query::Events(events::search(&head.query).map_err(amiss)?)),
-            Route::EventStats => (Group::Query, Query::EventStats(world.now.wall - HOUR)),
-            _ => (Group::Query, Query::Event(events::seq_of(id, world.engine.events.names()).unwrap_or(0))),
-        };
-        self.count(group, head, world)?;
-        if let (Group::Admin, Some(why)) = (group, world.degraded) {
-            return Err(unavailable(why));
-        }
-        // No disk knows of numbers that were never given.
-        if matches!(query, Query::Event(seq) if seq == 0 || seq > world.engine.events.last_seq()) {
-            return Err(events::not_found());
-        }
-        Ok(Outcome::Ask(query, world.catch_up()))
-    }
-
-    fn publish(&self, actor: &Actor, request: &Request, world: &mut World<'_>) -> Outcome {
-        let refused = |response| Outcome::Answer(response, Hold::Nothing);
-        let stub = match replays::first_time(request, actor, world) {
-            Ok(stub) => stub,
-            Err(outcome) => return outcome,
-        };
-        let event = match events::event(&request.body, world.now.wall) {
-            Ok(event) => event,
-            Err(found) => return refused(faults(&found)),
-        };
-        if let Err(response) = self.count(Group::Publish, &request.head, world) {
-            return refused(response);
-        }
-        match events::publish(event, world.engine, world.degraded) {
-            Ok(place) => {
-                if let Some(stub) = stub {
-                    replays::keep_event(stub, world.engine);
-                }
-                Outcome::Published(place)
-            }
-            Err(why) => refused(unavailable(&why)),
-        }
-    }
-
-    fn count(&self, group: Group, head: &Head, world: &mut World<'_>) -> Result<(), Response> {
-        let address = self.guard.address(head, world.peer);
-        world.limiter.count(world.now.mono, group, address).map_err(|wait| {
-            let seconds = wait.as_millis().div_ceil(1000).max(1);
-            error_text(429, "Rate limit exceeded. Try again later.").with("Retry-After", seconds.to_string())
-        })
-    }
-
-    // -----------------------------------------------------------------------------------------------------------
-    // Changes: everything that is checked before anything is done, then done at once.
-
-    fn change(&self, route: Route, id: &str, actor: &Actor, request: &Request, world: &mut World<'_>) -> Outcome {
-        let head = &request.head;
-        let now = |response| Outcome::Answer(response, Hold::Nothing);
-        let stub = match replays::first_time(request, actor, world) {
-            Ok(stub) => stub,
-            Err(outcome) => return outcome,
-        };
-        let command = match Command::read(route, request, world.now) {
-            Ok(command) => command,
-            Err(found) => return now(faults(&found)),
-        };
-        if let Some(why) = world.degraded {
-            return now(unavailable(why));
-        }
-        if world.engine.fx.gathered() >= BATCH_RECORDS_MAX {
-            return now(unavailable("Too many changes at once: nothing was changed"));
-        }
-        let Done { response, hold, changed } = self.carry_out(command, id, head, actor, world);
-        if let Some(stub) = stub.filter(|_| changed) {
-            replays::keep(stub, &response, world.engine);
-        }
-        Outcome::Answer(response, hold)
-    }
-
-    fn carry_out(&self, command: Command, id: &str, head: &Head, actor: &Actor, world: &mut World<'_>) -> Done {
-        let now = world.now;
-        let Engine { timers: all, fx, .. } = &mut *world.engine;
-        let second = all.second();
-        let expected = IfMatch::read(head);
-        let matches = |revision| expected.as_ref().is_ok_and(|expected| expected.admits(revision));
-        let single = |verdict: Verdict, status| {
-            let response = match &verdict.outcome {
-                Ok(_) if status == 204 => answer::no_content(),
-                Ok(timer) => {
-                    let clients = (world.clients)(Topic::Timer(timer.serial));
-                    answer::json(status, &timers::object(timer, now, second, clients))
-                        .with("ETag", timers::etag(timer.revision))
-                }
-                Err(refusal) => timers::refused(refusal),
-            };
-            Done { changed: verdict.outcome.is_ok(), hold: verdict.hold, response }
-        };
-        match command {
-            Command::Create(plan) => {
-                let verdict = all.create(now, plan, world.chance.next_u32(), actor, fx);
-                let location = verdict.outcome.as_ref().ok().map(|timer| format!("/timers/{}", timer.id));
-                let mut done = single(verdict, 201);
-                if let Some(location) = location {
-                    done.response = done.response.with("Location", location);
-                }
-                done
-            }
-            Command::Control(_) | Command::Delete if let Err(malformed) = expected => {
-                // Existence goes before what is wrong with the precondition.
-                let found = all.judge(now, id, &|_| true, fx);
-                let response = match found.outcome {
-                    Ok(_) => error_text(400, malformed),
-                    Err(refusal) => timers::refused(&refusal),
-                };
-                Done { response, hold: found.hold, changed: false }
-            }
-            Command::Control(Some(action)) => single(all.control(now, id, action, &matches, actor, fx), 200),
-            Command::Control(None) => {
-                // An extension that does not say by how much: existence is judged before that, and so is If-Match.
-                let found = all.judge(now, id, &matches, fx);
-                let hold = found.hold;
-                let response = match found.outcome {
-                    Ok(_) => error_text(400, "extend_seconds required for extend action"),
-                    Err(refusal) => timers::refused(&refusal),
-                };
-                Done { response, hold, changed: false }
-            }
-            Command::Delete => single(all.delete(now, id, &matches, actor, fx), 204),
-            Command::Bulk(ids, action) => {
-                let mut hold = Hold::Nothing;
-                let any = |_| true;
-                let mut lines = Vec::with_capacity(ids.len());
-                for id in &ids {
-                    let verdict = match action {
-                        Some(action) => all.control(now, id, action, &any, actor, fx),
-                        None => all.delete(now, id, &any, actor, fx),
-                    };
-                    hold = hold.max(verdict.hold);
-                    lines.push(timers::bulk_line(id, action, &verdict.outcome));
-                }
-                let changed = lines.iter().any(|line| line.success);
-                Done { response: answer::json(200, &lines), hold, changed }
-            }
-        }
-    }
 }
 
 /// A request that may be asked.
@@ -567,36 +385,4 @@ struct Admitted {
     route: Route,
     id: String,
     caller: Caller,
-}
-
-/// What came of a command.
-struct Done {
-    response: Response,
-    hold: Hold,
-    changed: bool,
-}
-
-/// A change, checked as far as that needs no timer.
-enum Command {
-    Create(Blueprint),
-    Control(Option<crate::domain::timers::Action>),
-    Delete,
-    Bulk(Vec<String>, Option<crate::domain::timers::Action>),
-}
-
-impl Command {
-    fn read(route: Route, request: &Request, now: Now) -> Result<Self, Vec<Fault>> {
-        if route == Route::Timer {
-            return Ok(Command::Delete);
-        }
-        let body = form::parse(&request.body)?;
-        match route {
-            Route::TimersBulk(op) => {
-                let call = timers::bulk(op, &body, &request.head.query)?;
-                Ok(Command::Bulk(call.ids.into_iter().map(str::to_owned).collect(), call.action))
-            }
-            Route::TimerControl => timers::control(&body).map(Command::Control),
-            _ => timers::blueprint(&body, now).map(Command::Create),
-        }
-    }
 }

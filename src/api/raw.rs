@@ -12,19 +12,32 @@ pub enum Unfit {
     Keys,
     /// More bytes than allowed.
     Bytes,
+    /// Objects and lists within each other, more than allowed.
+    Depth,
     /// An escape that is half a surrogate pair.
     Surrogate,
     /// A number beyond the range of a double.
     Number,
 }
 
+/// How large an object may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Keys of the object itself.
+    pub keys: usize,
+    /// Bytes of its compact text.
+    pub bytes: usize,
+    /// Objects and lists within each other, itself included.
+    pub depth: usize,
+}
+
 /// The object without its blanks. `text` is known to be JSON, and an object.
 ///
 /// # Errors
 /// What makes it unfit.
-pub fn compact(text: &str, keys_max: usize, bytes_max: usize) -> Result<String, Unfit> {
+pub fn compact(text: &str, limits: Limits) -> Result<String, Unfit> {
     let bytes = text.as_bytes();
-    let mut kept = String::with_capacity(bytes.len().min(bytes_max));
+    let mut kept = String::with_capacity(bytes.len().min(limits.bytes));
     let (mut depth, mut keys, mut at) = (0usize, 0usize, 0usize);
     while let Some(&byte) = bytes.get(at) {
         let start = at;
@@ -42,17 +55,22 @@ pub fn compact(text: &str, keys_max: usize, bytes_max: usize) -> Result<String, 
                     return Err(Unfit::Number);
                 }
             }
-            b'{' | b'[' => depth += 1,
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > limits.depth {
+                    return Err(Unfit::Depth);
+                }
+            }
             b'}' | b']' => depth = depth.saturating_sub(1),
             b':' => keys += usize::from(depth == 1),
             _ => {}
         }
         kept.push_str(text.get(start..at).unwrap_or_default());
-        if kept.len() > bytes_max {
+        if kept.len() > limits.bytes {
             return Err(Unfit::Bytes);
         }
     }
-    if keys > keys_max { Err(Unfit::Keys) } else { Ok(kept) }
+    if keys > limits.keys { Err(Unfit::Keys) } else { Ok(kept) }
 }
 
 /// The place behind the string whose first byte is `at`.
@@ -90,7 +108,7 @@ mod tests {
     use super::*;
 
     fn kept(text: &str) -> Result<String, Unfit> {
-        compact(text, 3, 100)
+        compact(text, Limits { keys: 3, bytes: 100, depth: 5 })
     }
 
     #[test]
@@ -123,13 +141,19 @@ mod tests {
         for text in [r#"{"a":1e400}"#, r#"{"a":[-2E+999]}"#] {
             assert_eq!(kept(text), Err(Unfit::Number), "{text}");
         }
-        assert_eq!(compact(&long, 3, 1000), Err(Unfit::Number));
+        assert_eq!(compact(&long, Limits { keys: 3, bytes: 1000, depth: 5 }), Err(Unfit::Number));
     }
 
     #[test]
     fn only_the_outer_keys_count() {
         assert!(kept(r#"{"a":{"1":1,"2":2,"3":3,"4":4},"b":[{"x":1}],"c":":"}"#).is_ok());
         assert_eq!(kept(r#"{"a":1,"b":2,"c":3,"d":4}"#), Err(Unfit::Keys));
+    }
+
+    #[test]
+    fn depth_has_an_end() {
+        assert!(kept(r#"{"a":[[[{}],[{}]]],"b":[[[[]]]]}"#).is_ok());
+        assert_eq!(kept(r#"{"a":[[[{"x":{}}]]]}"#), Err(Unfit::Depth));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The timers' requests and messages.
 //!
-//! Owns the contract's JSON of a timer: bodies into commands, timers and announcements into text. It decides nothing
-//! about a timer, and knows no connection.
+//! Owns the calls of the timer service, in the contract's order of checks behind those of the head, and the JSON of a
+//! timer: bodies into commands, timers and announcements into text. It decides nothing about a timer, and knows no
+//! connection.
 
 use std::fmt::Write as _;
 
@@ -9,16 +10,181 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::api::answer;
+use crate::api::answer::{self, error_text, faults, unavailable};
 use crate::api::form::{self, Fault, Form};
-use crate::api::routes::Bulk;
+use crate::api::precondition::IfMatch;
+use crate::api::routes::{Bulk, Route};
 use crate::api::time::{date_time, date_time_ms};
+use crate::api::{Api, Outcome, World, replays};
 use crate::clock::Now;
+use crate::domain::Engine;
 use crate::domain::countdown::Second;
-use crate::domain::history::{self, Entry};
-use crate::domain::timers::{Action, Begin, Blueprint, Message, Reading, Refusal, State, Timer};
+use crate::domain::effects::Topic;
+use crate::domain::history::{self, Actor, Entry};
+use crate::domain::staged::Hold;
+use crate::domain::timers::{Action, Begin, Blueprint, Message, Reading, Refusal, State, Timer, Verdict};
 use crate::limits::*;
-use crate::wire::http::Response;
+use crate::wire::http::{Head, Request, Response};
+
+// ---------------------------------------------------------------------------------------------------------------
+// Calls: everything that is checked before anything is done, then done at once.
+
+impl Api {
+    /// `GET /timers`.
+    pub(super) fn list(&self, query: &str, world: &mut World<'_>) -> Result<Response, Vec<Fault>> {
+        let wanted = state_filter(query)?;
+        let Engine { timers: all, fx, .. } = &mut *world.engine;
+        let second = all.second();
+        let shown = all.shown_all(world.now, fx).filter(|timer| wanted.is_none_or(|state| timer.state == state));
+        let objects: Vec<_> = shown
+            .map(|timer| object(timer, world.now, second, (world.clients)(Topic::Timer(timer.serial))))
+            .collect();
+        Ok(answer::json(200, &objects))
+    }
+
+    /// `GET /timers/{id}`.
+    pub(super) fn read(&self, id: &str, world: &mut World<'_>) -> Response {
+        let Engine { timers: all, fx, .. } = &mut *world.engine;
+        let second = all.second();
+        match all.shown(world.now, id, fx) {
+            Some(timer) => {
+                let clients = (world.clients)(Topic::Timer(timer.serial));
+                answer::json(200, &object(timer, world.now, second, clients)).with("ETag", etag(timer.revision))
+            }
+            None => not_found(),
+        }
+    }
+
+    /// Everything that changes a timer, or many.
+    pub(super) fn change(
+        &self,
+        route: Route,
+        id: &str,
+        actor: &Actor,
+        request: &Request,
+        world: &mut World<'_>,
+    ) -> Outcome {
+        let head = &request.head;
+        let now = |response| Outcome::Answer(response, Hold::Nothing);
+        let stub = match replays::first_time(request, actor, world) {
+            Ok(stub) => stub,
+            Err(outcome) => return outcome,
+        };
+        let command = match Command::read(route, request, world.now) {
+            Ok(command) => command,
+            Err(found) => return now(faults(&found)),
+        };
+        if let Some(why) = world.degraded {
+            return now(unavailable(why));
+        }
+        if world.engine.fx.gathered() >= BATCH_RECORDS_MAX {
+            return now(unavailable("Too many changes at once: nothing was changed"));
+        }
+        let Done { response, hold, changed } = self.carry_out(command, id, head, actor, world);
+        if let Some(stub) = stub.filter(|_| changed) {
+            replays::keep(stub, &response, world.engine);
+        }
+        Outcome::Answer(response, hold)
+    }
+
+    fn carry_out(&self, command: Command, id: &str, head: &Head, actor: &Actor, world: &mut World<'_>) -> Done {
+        let now = world.now;
+        let Engine { timers: all, fx, .. } = &mut *world.engine;
+        let second = all.second();
+        let expected = IfMatch::read(head);
+        let matches = |revision| expected.as_ref().is_ok_and(|expected| expected.admits(revision));
+        let single = |verdict: Verdict, status| {
+            let response = match &verdict.outcome {
+                Ok(_) if status == 204 => answer::no_content(),
+                Ok(timer) => {
+                    let clients = (world.clients)(Topic::Timer(timer.serial));
+                    answer::json(status, &object(timer, now, second, clients)).with("ETag", etag(timer.revision))
+                }
+                Err(refusal) => refused(refusal),
+            };
+            Done { changed: verdict.outcome.is_ok(), hold: verdict.hold, response }
+        };
+        match command {
+            Command::Create(plan) => {
+                let verdict = all.create(now, plan, world.chance.next_u32(), actor, fx);
+                let location = verdict.outcome.as_ref().ok().map(|timer| format!("/timers/{}", timer.id));
+                let mut done = single(verdict, 201);
+                if let Some(location) = location {
+                    done.response = done.response.with("Location", location);
+                }
+                done
+            }
+            Command::Control(_) | Command::Delete if let Err(malformed) = expected => {
+                // Existence goes before what is wrong with the precondition.
+                let found = all.judge(now, id, &|_| true, fx);
+                let response = match found.outcome {
+                    Ok(_) => error_text(400, malformed),
+                    Err(refusal) => refused(&refusal),
+                };
+                Done { response, hold: found.hold, changed: false }
+            }
+            Command::Control(Some(action)) => single(all.control(now, id, action, &matches, actor, fx), 200),
+            Command::Control(None) => {
+                // An extension that does not say by how much: existence is judged before that, and so is If-Match.
+                let found = all.judge(now, id, &matches, fx);
+                let hold = found.hold;
+                let response = match found.outcome {
+                    Ok(_) => error_text(400, "extend_seconds required for extend action"),
+                    Err(refusal) => refused(&refusal),
+                };
+                Done { response, hold, changed: false }
+            }
+            Command::Delete => single(all.delete(now, id, &matches, actor, fx), 204),
+            Command::Bulk(ids, action) => {
+                let mut hold = Hold::Nothing;
+                let any = |_| true;
+                let mut lines = Vec::with_capacity(ids.len());
+                for id in &ids {
+                    let verdict = match action {
+                        Some(action) => all.control(now, id, action, &any, actor, fx),
+                        None => all.delete(now, id, &any, actor, fx),
+                    };
+                    hold = hold.max(verdict.hold);
+                    lines.push(bulk_line(id, action, &verdict.outcome));
+                }
+                let changed = lines.iter().any(|line| line.success);
+                Done { response: answer::json(200, &lines), hold, changed }
+            }
+        }
+    }
+}
+
+/// What came of a command.
+struct Done {
+    response: Response,
+    hold: Hold,
+    changed: bool,
+}
+
+/// A change, checked as far as that needs no timer.
+enum Command {
+    Create(Blueprint),
+    Control(Option<Action>),
+    Delete,
+    Bulk(Vec<String>, Option<Action>),
+}
+
+impl Command {
+    fn read(route: Route, request: &Request, now: Now) -> Result<Self, Vec<Fault>> {
+        if route == Route::Timer {
+            return Ok(Command::Delete);
+        }
+        let body = form::parse(&request.body)?;
+        match route {
+            Route::TimersBulk(op) => {
+                let call = bulk(op, &body, &request.head.query)?;
+                Ok(Command::Bulk(call.ids.into_iter().map(str::to_owned).collect(), call.action))
+            }
+            Route::TimerControl => control(&body).map(Command::Control),
+            _ => blueprint(&body, now).map(Command::Create),
+        }
+    }
+}
 
 // ---------------------------------------------------------------------------------------------------------------
 // Bodies.

@@ -80,6 +80,8 @@ pub struct Search {
     pub limit: u32,
     /// Bytes of events at which a page ends early.
     pub bytes_max: usize,
+    /// Events looked at, wanted or not, after which a page read forwards may end early.
+    pub rows_max: u32,
 }
 
 /// The direction of a search.

@@ -643,8 +643,9 @@ impl Timers {
             Ok(latest) => latest,
             Err(refusal) => return Verdict::refused(refusal, hold),
         };
-        if let Some((account, _)) = came_due {
+        if let Some((account, message)) = came_due {
             fx.command_account(account);
+            fx.announce_when_durable(timer.topic(), effects::Message::Timer(message));
         }
         timer.revision += 1;
         fx.command_account(timer.account(now, now.wall, history::Action::Deleted, actor, self.voice(fx.scribe)));

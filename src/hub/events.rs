@@ -526,6 +526,7 @@ impl Hub {
                 order: Order::After(subscriber.cursor),
                 limit: FEED_PAGE_EVENTS_MAX,
                 bytes_max: FEED_PAGE_BYTES_MAX,
+                rows_max: FEED_PAGE_ROWS_MAX,
             };
             self.feeds.pages_asked += 1;
             self.custody.ask_for_feed(id, search);
@@ -562,6 +563,7 @@ impl Hub {
             ws::push_text_frame(&self.text, &mut bytes);
         }
         self.metrics.frames.inc_by(page.events.len() as u64);
+        self.words_left = self.words_left.saturating_sub(bytes.len());
         let Some(subscriber) = self.feeds.subscriber(id) else { return };
         subscriber.progress = now.mono;
         subscriber.sent = page.events.last().map_or(subscriber.sent, |last| last.seq);

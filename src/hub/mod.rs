@@ -5,7 +5,7 @@
 //! It must not know a socket, a thread or a clock.
 //!
 //! A driver's turn, in this order:
-//! [`Hub::begin`], [`Hub::handle_done`], [`Hub::accept`], [`Hub::advance`], [`Hub::unpark`], [`Hub::receive`] and its
+//! [`Hub::begin`], [`Hub::handle_done`] while [`Hub::takes_answers`], [`Hub::accept`], [`Hub::advance`], [`Hub::unpark`], [`Hub::receive`] and its
 //! kin while [`Hub::has_time`], [`Hub::take_jobs`], [`Hub::flush`], [`Hub::reap`].
 
 pub mod audience;
@@ -107,6 +107,8 @@ pub struct Hub {
     parked: VecDeque<u32>,
     /// Requests and messages that this turn has time for.
     work_left: u32,
+    /// Bytes of what the disk has told that this turn has time to put into words.
+    words_left: usize,
     dead: Vec<u32>,
     /// Deadlines that have come due are left for the next turn.
     late: bool,
@@ -145,6 +147,7 @@ impl Hub {
             dirty: VecDeque::new(),
             parked: VecDeque::new(),
             work_left: WORK_PER_TURN,
+            words_left: ANSWER_BYTES_PER_TURN,
             dead: Vec::new(),
             late: false,
             unfinished_bytes: 0,
@@ -191,6 +194,7 @@ impl Hub {
     /// A turn begins at `now`.
     pub fn begin(&mut self, now: Now) {
         self.work_left = WORK_PER_TURN;
+        self.words_left = ANSWER_BYTES_PER_TURN;
         self.begin_routing(now);
         if let Some(step_ms) = self.engine.observe(now) {
             self.metrics.wall_steps.inc();
@@ -257,7 +261,7 @@ impl Hub {
 
     /// Something was cut short and can go on at once.
     pub fn has_backlog(&self) -> bool {
-        self.late || self.is_routing() || !self.dirty.is_empty() || !self.parked.is_empty()
+        self.late || !self.takes_answers() || self.is_routing() || !self.dirty.is_empty() || !self.parked.is_empty()
     }
 
     /// Goes on with the input that an earlier turn had no time for, before any new is read.
@@ -283,6 +287,11 @@ impl Hub {
     /// What the disk is to do next.
     pub fn take_jobs(&mut self, now: Now) -> Vec<Job> {
         self.custody.take_jobs(now, &mut self.engine)
+    }
+
+    /// Whether this turn has time for more of what the disk has to tell. What is left goes to the next.
+    pub fn takes_answers(&self) -> bool {
+        self.words_left > 0
     }
 
     /// The disk has spoken.
@@ -327,6 +336,7 @@ impl Hub {
                     let router = api::events::router(self.feeds.subscribed(), self.engine.events.queued());
                     let mut words = Words { speller: &mut self.speller, router };
                     let response = self.api.render(&head, answered, &mut words);
+                    self.words_left = self.words_left.saturating_sub(response.body.as_bytes().len());
                     self.reply(now, conn, number, &head, &response);
                     self.resume(now, conn);
                 }

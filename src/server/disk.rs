@@ -8,7 +8,7 @@ use std::time::Duration;
 use mio::Waker;
 
 use crate::domain::disk::{Done, Job};
-use crate::limits::DISK_JOBS_MAX;
+use crate::limits::{DISK_ANSWERS_MAX, DISK_JOBS_MAX};
 use crate::store::Store;
 
 /// The disk thread, as the loop sees it.
@@ -26,7 +26,7 @@ impl Disk {
     /// When the system gives no thread.
     pub(super) fn start(store: Store, waker: Waker) -> io::Result<Self> {
         let (jobs, jobs_taken) = sync_channel(DISK_JOBS_MAX);
-        let (done_given, done) = sync_channel(DISK_JOBS_MAX);
+        let (done_given, done) = sync_channel(DISK_ANSWERS_MAX);
         let wake = move || {
             if let Err(error) = waker.wake() {
                 log::error!("the loop cannot be woken: {error}");

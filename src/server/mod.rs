@@ -157,7 +157,9 @@ impl Server {
         }
 
         // Before anything is read: what has become durable is shown, so that a request sees it.
-        while let Some(done) = self.disk.take() {
+        while self.hub.takes_answers()
+            && let Some(done) = self.disk.take()
+        {
             self.hub.handle_done(now, done);
         }
         self.accept(now);

@@ -19,7 +19,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, ToSql, param
 
 use crate::clock::WallMs;
 use crate::domain::disk::{EventStats, Extent, Gone, Order, Page, Search};
-use crate::domain::events::{Event, Kind, Stored};
+use crate::domain::events::{Event, Kind, Kinds, Stored};
 use crate::limits::SLICE_ROWS_MAX;
 use crate::store::schema::{integer, unreadable, unsigned};
 
@@ -163,6 +163,7 @@ pub(super) struct Reading {
     /// Below this number nothing is late enough.
     floor: u64,
     bytes: usize,
+    rows: u32,
     page: Page,
 }
 
@@ -213,6 +214,10 @@ impl Reading {
                 false => Ok(self.finish(cursor, false)),
             }));
         }
+        // No event has none of the types.
+        if search.filter.kinds == Some(Kinds::default()) {
+            return Ok(Slice::Done(Ok(self.finish(cursor.max(ledger.last_seq), true))));
+        }
         let wanted = |at: WallMs| search.since.is_none_or(|since| at > since);
         let mut statement = connection.prepare_cached(sql_of(search))?;
         let number = search.filter.kinds.and_then(|kinds| kinds.only()).map(Kind::number);
@@ -245,8 +250,10 @@ impl Reading {
             }
         }
         self.cursor = Some(cursor);
+        self.rows += seen;
         if seen == rows_max {
-            return Ok(Slice::Unfinished);
+            let is_enough = self.rows >= search.rows_max && search.order != Order::NewestFirst;
+            return Ok(if is_enough { Slice::Done(Ok(self.finish(cursor, false))) } else { Slice::Unfinished });
         }
         Ok(Slice::Done(Ok(self.finish(cursor.max(ledger.last_seq), true))))
     }
@@ -512,7 +519,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::domain::events::{Filter, Kinds};
+    use crate::domain::events::Filter;
     use crate::store::schema;
 
     fn empty() -> Connection {
@@ -537,7 +544,14 @@ mod tests {
     }
 
     fn search(order: Order) -> Search {
-        Search { filter: Filter::default(), since: None, order, limit: 10_000, bytes_max: usize::MAX }
+        Search {
+            filter: Filter::default(),
+            since: None,
+            order,
+            limit: 10_000,
+            bytes_max: usize::MAX,
+            rows_max: u32::MAX,
+        }
     }
 
     /// The whole answer, and in how many slices it came.
@@ -635,6 +649,17 @@ mod tests {
         // However small the bound, a page has one event.
         let (page, _) = read(&connection, &Search { bytes_max: 1, ..search(Order::After(100)) });
         assert_eq!(page.map(|page| (page.events.len(), page.upto)), Ok((1, 101)));
+        // Enough has been looked at, and nothing found.
+        let rare = Filter {
+            user: None,
+            session: None,
+            kinds: Some([Kind::TimerTick, Kind::QuizTimeout].into_iter().collect()),
+        };
+        let (page, slices) = read(&connection, &Search { filter: rare, rows_max: 600, ..search(Order::After(100)) });
+        assert_eq!(
+            (page.map(|page| (page.events.len(), page.upto, page.is_last)), slices),
+            (Ok((0, 1_100, false)), 2)
+        );
         let (page, _) = read(&connection, &search(Order::After(5_000)));
         assert_eq!(page.map(|page| (page.events.len(), page.upto, page.is_last)), Ok((0, 5_000, true)));
     }
@@ -655,7 +680,10 @@ mod tests {
         assert_eq!(seqs(&connection, &search(Order::After(800))).len(), 400);
         // A search that has found nothing yet has nothing to tell but that.
         let nobody = Search {
-            filter: Filter { kinds: Some(Kinds::default()), ..Filter::default() },
+            filter: Filter {
+                kinds: Some([Kind::TimerTick, Kind::QuizTimeout].into_iter().collect()),
+                ..Filter::default()
+            },
             ..search(Order::After(800))
         };
         write(&connection, &(1_200..2_000).map(plain).collect::<Vec<_>>());

@@ -507,3 +507,22 @@ pub fn directory() -> (tempfile::TempDir, PathBuf) {
     let path = temporary.path().join("data");
     (temporary, path)
 }
+
+const SECURITY_HEADERS: [(&str, &str); 5] = [
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("x-xss-protection", "1; mode=block"),
+    ("referrer-policy", "strict-origin-when-cross-origin"),
+    ("content-security-policy", "default-src 'self'"),
+];
+
+/// Every answer has the contract's security headers, each once.
+#[track_caller]
+pub fn assert_safe(response: &Response) {
+    for (name, value) in SECURITY_HEADERS {
+        let values: Vec<&str> =
+            response.headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str()).collect();
+        assert_eq!(values, [value], "{name} of {response:?}");
+    }
+    assert!(response.header("date").is_some() || response.status == 101, "{response:?}");
+}
