@@ -179,7 +179,8 @@ impl Hub {
 
     /// Sends a control frame, which is no news to the client.
     fn tell_control(&mut self, now: Now, index: u32, bytes: Vec<u8>) {
-        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        // Nothing follows a close frame (RFC 6455 section 5.5.1).
+        let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
         // Behind answers of any size, which are no sign of a client that does not read.
         if conn.socket().is_some_and(|socket| matches!(socket.listens, Listens::Echo | Listens::Publisher(_))) {
             conn.outbox.push_unbounded(Frame::lasting(bytes));
