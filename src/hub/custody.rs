@@ -121,6 +121,12 @@ impl Custody {
         self.alive_due = true;
     }
 
+    /// Whether [`Custody::take_jobs`] would give something at once.
+    pub fn has_jobs(&self, engine: &Engine) -> bool {
+        let wanted = engine.fx.gathered() > 0 || self.alive_due;
+        !self.jobs.is_empty() || (wanted && !engine.is_writing() && self.degraded.is_none())
+    }
+
     /// What the disk has to do next: whatever has gathered, if it has nothing in hand, then the questions.
     pub fn take_jobs(&mut self, now: Now, engine: &mut Engine) -> Vec<Job> {
         let wanted = engine.fx.gathered() > 0 || self.alive_due || self.degraded.is_some();

@@ -261,7 +261,10 @@ impl Hub {
 
     /// Something was cut short and can go on at once.
     pub fn has_backlog(&self) -> bool {
-        self.late || !self.takes_answers() || self.is_routing() || !self.dirty.is_empty() || !self.parked.is_empty()
+        let is_cut_short = self.late || !self.takes_answers() || self.is_routing();
+        // What a flush has brought about is given to the disk in the next turn.
+        let has_jobs = self.custody.has_jobs(&self.engine);
+        is_cut_short || has_jobs || !self.dirty.is_empty() || !self.parked.is_empty()
     }
 
     /// Goes on with the input that an earlier turn had no time for, before any new is read.
@@ -453,11 +456,13 @@ impl Hub {
                 };
                 match sent {
                     Ok(sent) => {
+                        let held = conn.outbox.held_bytes();
                         conn.outbox.advance(sent);
                         bytes_left = bytes_left.saturating_sub(sent);
                         if let Protocol::Http(http) = &mut conn.protocol {
                             http.progress = now.mono;
-                            self.unsent_bytes = self.unsent_bytes.saturating_sub(sent);
+                            let freed = held - conn.outbox.held_bytes();
+                            self.unsent_bytes = self.unsent_bytes.saturating_sub(freed);
                         }
                         if sent < offered {
                             break;
@@ -507,7 +512,7 @@ impl Hub {
             self.metrics.connections.dec();
             match conn.protocol {
                 Protocol::Socket(_) => _ = self.metrics.websockets.dec(),
-                Protocol::Http(_) => self.unsent_bytes = self.unsent_bytes.saturating_sub(conn.outbox.bytes()),
+                Protocol::Http(_) => self.unsent_bytes = self.unsent_bytes.saturating_sub(conn.outbox.held_bytes()),
             }
             sockets.close(index);
         }

@@ -156,6 +156,11 @@ impl Outbox {
         (self.queued_bytes - self.sent_bytes) as usize
     }
 
+    /// Bytes of memory that what waits takes: a frame is kept whole until its last byte has gone.
+    pub fn held_bytes(&self) -> usize {
+        self.queued_bytes as usize
+    }
+
     /// Everything has gone.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()

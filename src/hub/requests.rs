@@ -216,9 +216,9 @@ impl Hub {
         if let Some(reply) = http.replies.iter_mut().find(|reply| reply.number == number) {
             reply.bytes = Some(bytes);
         }
-        let before = conn.outbox.bytes();
+        let before = conn.outbox.held_bytes();
         if conn.release_replies() {
-            self.unsent_bytes += conn.outbox.bytes() - before;
+            self.unsent_bytes += conn.outbox.held_bytes() - before;
             self.mark(id.index);
         }
         if self.unsent_bytes > UNSENT_BYTES_MAX {
@@ -252,7 +252,7 @@ impl Hub {
         let Some(http) = conn.http() else { return };
         let rest = http.decoder.take_rest();
         let booked = http.booked_bytes;
-        self.unsent_bytes = self.unsent_bytes.saturating_sub(conn.outbox.bytes());
+        self.unsent_bytes = self.unsent_bytes.saturating_sub(conn.outbox.held_bytes());
         conn.outbox.push_unbounded(Frame::lasting(accept));
         let id = ConnId { index, generation: conn.generation };
         conn.is_feed = matches!(opened, Opened::Subscriber { .. });

@@ -246,10 +246,15 @@ impl Hub {
 
     /// A silent socket's alarm: something must be said, or enough is enough.
     pub(super) fn nudge(&mut self, now: Now, index: u32) {
+        let is_heard = self.wants_input(index);
         let Some(conn) = self.conns.get_mut(index as usize) else { return };
         let told = conn.told;
         let Some(socket) = conn.socket() else { return };
         let due = |since: crate::clock::Mono, span| since + span <= now.mono;
+        if !is_heard {
+            // It cannot finish what is not read.
+            socket.unfinished_since = now.mono;
+        }
         if due(socket.heard, PEER_SILENCE_MAX) {
             self.metrics.connections_shed.inc();
             return self.kill(index);
