@@ -2,9 +2,10 @@
 //! and a simulated disk.
 //!
 //! From one seed an exam is played: instructors do what the contract allows and what it does not, students listen,
-//! talk, dawdle and vanish, the disk is slow, fails, hangs, the machine crashes and comes back, somebody sets the
-//! wall clock. After each turn everything that anybody was told is held against a simple reference, word for word,
-//! and against what the disk has. A failing seed prints itself, the step and the rule:
+//! talk, dawdle and vanish, quiz engines publish, dashboards follow, fall behind and catch up, somebody reads and
+//! deletes; the disk is slow, fails, hangs, the machine crashes and comes back, somebody sets the wall clock. After
+//! each turn everything that anybody was told is held against simple references, word for word, and against what the
+//! disk has. A failing seed prints itself, the step and the rule:
 //!
 //! `TIMERD_SIM_SEED=n cargo test --test sim` plays it again; `TIMERD_SIM_SEEDS=n` plays so many (200 by default).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
@@ -13,6 +14,8 @@
 
 #[path = "sim/disk.rs"]
 mod disk;
+#[path = "sim/events/mod.rs"]
+mod events;
 #[path = "sim/net.rs"]
 mod net;
 #[path = "sim/peer.rs"]
@@ -33,20 +36,99 @@ use std::time::Duration;
 use timerd::api::Limits;
 use timerd::api::guard::Guard;
 use timerd::api::rates::Rates;
+use timerd::clock::Now;
 use timerd::domain::countdown::Second;
+use timerd::domain::disk::{Done, Image};
+use timerd::domain::effects::Batch;
 use timerd::domain::timers::{Outage, Settings as TimerSettings};
 use timerd::hub::Settings;
 use timerd::keys::Keys;
 
 use disk::Whims;
+use events::Fair;
 use rng::Rng;
 use timers::{Exam, Plan};
-use world::{World, violated};
+use world::{Witness, World, violated};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// Numbers of what happened.
 type Tally = BTreeMap<&'static str, u64>;
+
+/// Everybody in the world: the exam, and the pipeline that it feeds.
+struct Everybody {
+    exam: Exam,
+    fair: Fair,
+}
+
+impl Witness for Everybody {
+    fn begin(&mut self, now: Now, stepped: bool) {
+        self.exam.begin(now, stepped);
+        self.fair.begin();
+    }
+
+    fn done(&mut self, now: Now, done: &Done) {
+        self.exam.done(now, done);
+        self.fair.done(done);
+    }
+
+    fn due(&mut self, now: Now) {
+        self.exam.due(now);
+    }
+
+    fn handed(&mut self, now: Now, batch: &Batch) {
+        self.exam.handed(now, batch);
+        self.fair.handed(now, batch, &self.exam.model);
+    }
+
+    fn judge(&mut self, world: &mut World) {
+        self.exam.judge(world);
+        self.fair.judge(world, &self.exam.model);
+    }
+
+    fn restarted(&mut self, world: &mut World, image: &Image) {
+        self.exam.restarted(world, image);
+        self.fair.restarted(world, image);
+    }
+}
+
+impl Everybody {
+    /// Nobody waits for an answer any more.
+    fn is_answered(&self) -> bool {
+        self.exam.is_answered() && self.fair.is_answered()
+    }
+
+    /// What is owed, if anything.
+    fn debts(&self) -> String {
+        self.fair.debts().unwrap_or_else(|| self.exam.debts())
+    }
+}
+
+/// What goes on at the pipeline: in some seeds thousands of messages at once.
+fn fair_of(rng: &mut Rng) -> events::Plan {
+    let flood = rng.percent(4);
+    let large = rng.pick(&[0, 0, 30]);
+    events::Plan {
+        publishers: if flood { 6 } else { rng.pick(&[1, 3]) },
+        listeners: rng.pick(&[2, 5, 9]),
+        deeds_per_s: if flood { 4 } else { rng.pick(&[2, 6, 15]) },
+        burst: if flood { 4_000 } else { rng.pick(&[50, 200]) },
+        letters_max: if flood {
+            14_000
+        } else if large > 0 {
+            600
+        } else {
+            2_000
+        },
+        bad: rng.pick(&[0, 5, 20]),
+        large,
+        page_max: if large > 0 { 100 } else { 1_000 },
+        deletes: rng.percent(40),
+        keep_ms: rng.percent(15).then_some(15_000),
+        keep_max: rng.percent(15).then_some(200),
+        sockets_max: rng.percent(15).then_some(6),
+    }
+}
 
 /// Plays the exam of `seed` to its end.
 fn play(seed: u64) -> Tally {
@@ -72,8 +154,9 @@ fn play(seed: u64) -> Tally {
         stuck: rng.pick(&[0, 50, 85]),
         hanging: rng.pick(&[0, 0, 0, 10]),
     };
+    let fair = fair_of(&mut Rng::new(seed ^ 0xfa12));
     let settings = {
-        let plan = plan.clone();
+        let (plan, fair) = (plan.clone(), fair.clone());
         move || Settings {
             timers: TimerSettings {
                 timers_max: plan.timers_max,
@@ -82,12 +165,12 @@ fn play(seed: u64) -> Tally {
                 keep_finished: plan.keep_ms.map(Duration::from_millis),
             },
             guard: Guard::new(Keys::default(), false, Vec::new(), Vec::new()),
-            limits: Limits { clients_per_timer: plan.clients_per_timer, sockets_per_address: None },
+            limits: Limits { clients_per_timer: plan.clients_per_timer, sockets_per_address: fair.sockets_max },
             rates: Rates::OFF,
             connections_max: 400,
             keep_history: None,
-            keep_events: None,
-            keep_events_max: None,
+            keep_events: fair.keep_ms.map(Duration::from_millis),
+            keep_events_max: fair.keep_max,
             seed: [7; 32],
         }
     };
@@ -97,10 +180,12 @@ fn play(seed: u64) -> Tally {
     let turn_ns = rng.pick(&[200_000, 5_000_000, 30_000_000, 90_000_000]);
     let lateness = rng.pick(&[0, 0, 3, 20]);
     let length_s = rng.range(20, 70);
-    let mut exam = Exam::new(plan.clone(), Rng::new(seed ^ 0x5eed));
+    let exam = Exam::new(plan.clone(), Rng::new(seed ^ 0x5eed));
+    let fair_per_s = fair.deeds_per_s;
+    let mut all = Everybody { exam, fair: Fair::new(fair, Rng::new(seed ^ 0xfee1)) };
     let mut world = World::new(Rng::new(seed ^ 0xd15c), whims, Box::new(settings));
     let mut played_ns = 0;
-    let mut deeds_ns = 0;
+    let (mut deeds_ns, mut fair_ns) = (0, 0);
     let mut soon = None;
     while played_ns < length_s * SECOND_NS {
         let before = world.now.mono.ns();
@@ -120,7 +205,12 @@ fn play(seed: u64) -> Tally {
         deeds_ns += passed * plan.deeds_per_s;
         while deeds_ns >= SECOND_NS {
             deeds_ns -= SECOND_NS;
-            exam.act(&mut world);
+            all.exam.act(&mut world);
+        }
+        fair_ns += passed * fair_per_s;
+        while fair_ns >= SECOND_NS {
+            fair_ns -= SECOND_NS;
+            all.fair.act(&mut world, &all.exam.model);
         }
         // So many in a minute of virtual time.
         let chance = |rng: &mut Rng, a_minute: u64| rng.below(60 * SECOND_NS) < passed * a_minute;
@@ -136,31 +226,37 @@ fn play(seed: u64) -> Tally {
             let away_ns = rng.pick(&[1_000_000, 300_000_000, 4_000_000_000, 120_000_000_000]);
             let reboot = rng.percent(40);
             let off_ms = rng.pick(&[0, 0, 0, 500, -500, 5_000, -200_000]);
-            world.crash(rng.below(away_ns) + 1, reboot, off_ms, &mut exam);
+            world.crash(rng.below(away_ns) + 1, reboot, off_ms, &mut all);
         }
-        world.turn(&mut exam);
+        world.turn(&mut all);
     }
     // Everything comes to rest: a healthy disk, readers who read.
     world.disk.whims = Whims { latency_ns: 1_000_000, slow: 0, failing: 0, stuck: 0, hanging: 0 };
     let mut rest_ns = 0;
-    while rest_ns < 50 * SECOND_NS || !exam.is_answered() {
-        exam.hush(&mut world);
+    while rest_ns < 50 * SECOND_NS || !all.is_answered() {
+        all.exam.hush(&mut world);
+        all.fair.hush(&mut world);
+        if rest_ns > 45 * SECOND_NS {
+            all.fair.ask_all(&mut world);
+        }
         let before = world.now.mono.ns();
         let next = world.next_event().ns().min(before + SECOND_NS / 4).max(before + turn_ns);
         world.pass(next);
         rest_ns += next - before;
-        world.turn(&mut exam);
+        world.turn(&mut all);
         if rest_ns > 150 * SECOND_NS {
-            violated("every request is answered, or its connection closed", &exam.debts());
+            violated("every request is answered, or its connection closed", &all.debts());
         }
     }
-    exam.ask_all(&mut world);
-    world.turn(&mut exam);
-    if !exam.is_answered() {
-        violated("a read is answered at once", &exam.debts());
+    all.exam.ask_all(&mut world);
+    world.turn(&mut all);
+    if !all.exam.is_answered() {
+        violated("a read is answered at once", &all.debts());
     }
-    exam.settle_account(&world);
-    let mut tally = std::mem::take(&mut exam.tally);
+    all.exam.settle_account(&world);
+    all.fair.settle_account(&world);
+    let mut tally = std::mem::take(&mut all.exam.tally);
+    tally.append(&mut all.fair.tally);
     tally.insert("turns", world.turns);
     tally.insert("batches", world.disk.written);
     tally.insert("bytes in", world.net.bytes_in);
@@ -233,6 +329,25 @@ fn every_exam_keeps_every_rule() {
             "closed: other",
             "dropped: slow",
             "cut short",
+            "events acknowledged",
+            "events delivered",
+            "events deleted",
+            "publications refused",
+            "publications unknown",
+            "bad messages",
+            "fell behind",
+            "caught up",
+            "closed: too slow",
+            "closed: too many sockets",
+            "gone 4010",
+            "gone 410",
+            "filters updated",
+            "pages",
+            "pages for subscribers",
+            "newest first",
+            "figures",
+            "deletions",
+            "ticks routed",
         ] {
             assert!(tally.get(what).is_some_and(|count| *count > 10), "too little happened: {what}");
         }

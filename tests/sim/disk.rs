@@ -2,7 +2,7 @@
 //!
 //! Owns what is durable, and the whims of a disk: slow, failing, hanging, cut off by a crash between two writes. It
 //! applies records as the store does, and holds that facts are only ever added: no entry of the history twice, no
-//! revision left out.
+//! revision left out. What becomes of events is noted in order, for whoever judges what is told of them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -13,7 +13,7 @@ use timerd::domain::events::{Kind, Names, Stored};
 use timerd::domain::history::Entry;
 use timerd::domain::replays::{Digest, First, Replay};
 use timerd::domain::timers::Timer;
-use timerd::limits::DISK_HANG_MAX;
+use timerd::limits::{DISK_HANG_MAX, FEED_PAGE_EVENTS_MAX};
 
 use crate::rng::Rng;
 use crate::world::violated;
@@ -43,6 +43,15 @@ enum Fate {
     Fail,
 }
 
+/// What has become of events.
+#[derive(Debug)]
+pub enum Deed {
+    /// These were stored.
+    Stored(Vec<Stored>),
+    /// These were deleted, as that was asked for.
+    Forgot(Extent, Vec<u64>),
+}
+
 /// The disk.
 pub struct Disk {
     /// What it does to us.
@@ -57,6 +66,12 @@ pub struct Disk {
     pub last_seq: u64,
     /// See above.
     pub gone_seq: u64,
+    /// The latest timestamp that events of each type ever had.
+    last_seen: BTreeMap<Kind, WallMs>,
+    /// What has become of events since somebody last looked.
+    pub deeds: Vec<Deed>,
+    /// Pages that subscribers were given.
+    pub feed_pages: u64,
     replays: HashMap<Digest, (Replay, u64)>,
     replay_order: Vec<Digest>,
     /// The last durable batch.
@@ -89,6 +104,9 @@ impl Disk {
             events: Vec::new(),
             last_seq: 0,
             gone_seq: 0,
+            last_seen: BTreeMap::new(),
+            deeds: Vec::new(),
+            feed_pages: 0,
             replays: HashMap::new(),
             replay_order: Vec::new(),
             batch: 0,
@@ -174,7 +192,7 @@ impl Disk {
                         found => Answer::Replay(found.map(|(replay, _)| replay.clone())),
                     },
                     Query::Event(seq) => Answer::Event(self.event(seq)),
-                    Query::Events(search) => Answer::Events(self.search(&search)),
+                    Query::Events(search) => Answer::Events(self.search(&search, rng)),
                     Query::EventStats(hour_ago) => Answer::EventStats(self.event_stats(hour_ago)),
                     Query::ForgetEvents(extent) => Answer::Forgotten(self.forget(extent)),
                 })
@@ -228,43 +246,58 @@ impl Disk {
     }
 
     fn event(&self, seq: u64) -> Option<Stored> {
-        self.events.iter().find(|stored| stored.seq == seq).cloned()
+        let at = self.events.binary_search_by_key(&seq, |stored| stored.seq).ok()?;
+        Some(self.events[at].clone())
     }
 
-    fn search(&self, search: &Search) -> Result<Page, Gone> {
+    /// A page, as the store reads it: it ends where it is full, now and then earlier, and it is the last one when
+    /// nothing at all lies behind it.
+    fn search(&mut self, search: &Search, rng: &mut Rng) -> Result<Page, Gone> {
         let fits = |stored: &&Stored| {
             search.filter.admits(&stored.event) && search.since.is_none_or(|since| stored.event.at > since)
         };
         let limit = search.limit as usize;
-        let mut events: Vec<Stored> = match search.order {
-            Order::NewestFirst => self.events.iter().rev().filter(fits).take(limit).cloned().collect(),
-            Order::After(after) if after < self.gone_seq => return Err(Gone { upto: self.gone_seq }),
-            Order::After(after) => {
-                self.events.iter().filter(|stored| stored.seq > after).filter(fits).take(limit + 1).cloned().collect()
+        let after = match search.order {
+            Order::NewestFirst => {
+                let events = self.events.iter().rev().filter(fits).take(limit);
+                return Ok(Page { events: events.cloned().collect(), upto: self.last_seq, is_last: true });
             }
+            Order::After(after) if after < self.gone_seq => return Err(Gone { upto: self.gone_seq }),
+            Order::After(after) => after,
         };
+        self.feed_pages += u64::from(search.limit == FEED_PAGE_EVENTS_MAX);
+        // The store reads in slices, and ends a page between two of them when events have been deleted.
+        let most = if rng.percent(10) { rng.index(limit) + 1 } else { limit };
+        let from = self.events.partition_point(|stored| stored.seq <= after);
+        let mut page = Page { events: Vec::new(), upto: self.last_seq.max(after), is_last: true };
         let mut bytes = 0;
-        let is_room = |stored: &Stored| {
-            let is_first = bytes == 0;
+        for stored in self.events[from..].iter().filter(fits) {
             bytes += stored.event.bytes();
-            is_first || bytes <= search.bytes_max
-        };
-        let most = events.iter().map(is_room).take_while(|room| *room).count().min(limit);
-        let is_last = most == events.len();
-        events.truncate(most);
-        let upto = if is_last { self.last_seq } else { events.last().map_or(0, |last| last.seq) };
-        Ok(Page { events, upto, is_last })
+            if page.events.len() == most || (!page.events.is_empty() && bytes > search.bytes_max) {
+                page.is_last = false;
+                break;
+            }
+            page.events.push(stored.clone());
+        }
+        if page.events.len() == most {
+            page.is_last = page.events[most - 1].seq == self.last_seq;
+        }
+        if !page.is_last {
+            page.upto = page.events.last().map_or(after, |last| last.seq);
+        }
+        Ok(page)
     }
 
     fn event_stats(&self, hour_ago: WallMs) -> EventStats {
-        let of = |kind: Kind| {
-            let all = self.events.iter().filter(move |stored| stored.event.kind == kind);
-            (kind, all.clone().count() as u64, all.map(|stored| stored.event.at).max().unwrap_or_default())
-        };
+        let mut counts: BTreeMap<Kind, u64> = BTreeMap::new();
+        self.events.iter().for_each(|stored| *counts.entry(stored.event.kind).or_default() += 1);
+        let mut by_kind: Vec<_> =
+            counts.into_iter().map(|(kind, count)| (kind, count, self.last_seen[&kind])).collect();
+        by_kind.sort_by_key(|(kind, count, _)| (std::cmp::Reverse(*count), *kind));
         EventStats {
             total: self.events.len() as u64,
             last_hour: self.events.iter().filter(|stored| stored.event.at > hour_ago).count() as u64,
-            by_kind: Kind::all().map(of).filter(|(_, count, _)| *count > 0).collect(),
+            by_kind,
             oldest_seq: self.gone_seq + 1,
             last_seq: self.last_seq,
         }
@@ -282,7 +315,9 @@ impl Disk {
         };
         self.gone_seq = self.gone_seq.max(doomed.last().copied().unwrap_or(0));
         self.events.retain(|stored| doomed.binary_search(&stored.seq).is_err());
-        doomed.len() as u64
+        let count = doomed.len() as u64;
+        self.deeds.push(Deed::Forgot(extent, doomed));
+        count
     }
 
     fn commit(&mut self, batch: &Batch) {
@@ -290,8 +325,12 @@ impl Disk {
         self.batch = batch.number;
         self.alive = Some(batch.alive);
         self.alive_boot = self.boot;
+        let first = self.events.len();
         for record in batch.follows.iter().chain(&batch.commands) {
             self.apply(record);
+        }
+        if first < self.events.len() {
+            self.deeds.push(Deed::Stored(self.events[first..].to_vec()));
         }
     }
 
@@ -316,6 +355,8 @@ impl Disk {
             }
             Record::Event(event) => {
                 self.last_seq += 1;
+                let seen = self.last_seen.entry(event.kind).or_insert(event.at);
+                *seen = event.at.max(*seen);
                 self.events.push(Stored { seq: self.last_seq, event: event.clone() });
             }
             Record::Replay(replay) => {

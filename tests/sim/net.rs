@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use slab::Slab;
 use timerd::clock::Now;
 use timerd::hub::{Hub, Sockets};
+use timerd::limits::READ_BYTES;
 
 use crate::rng::Rng;
 
@@ -65,6 +66,8 @@ pub struct Net {
     by_index: HashMap<u32, usize>,
     arrivals: Vec<usize>,
     writable: Vec<u32>,
+    /// Lines opened since the daemon started.
+    pub opened: usize,
     /// Bytes that were read by the hub in all.
     pub bytes_in: u64,
     /// Bytes that were sent by the hub in all.
@@ -93,6 +96,7 @@ impl Net {
             ghost: false,
         };
         let line = self.lines.insert(line);
+        self.opened += 1;
         self.arrivals.push(line);
         line
     }
@@ -126,6 +130,12 @@ impl Net {
         self.lines[line].pace = Pace::WHOLE;
     }
 
+    /// As that, but what the client sends comes as fast as a daemon reads.
+    pub fn relax(&mut self, line: usize) {
+        self.lines[line].capacity = usize::MAX;
+        self.lines[line].pace = Pace { piece: READ_BYTES, pieces: 40 };
+    }
+
     /// The client reads: its kernel's buffer has room again.
     pub fn drain(&mut self, line: usize) {
         let line = &mut self.lines[line];
@@ -144,6 +154,7 @@ impl Net {
 
     /// The daemon is gone: every line breaks.
     pub fn cut(&mut self) {
+        self.opened = 0;
         self.by_index.clear();
         self.arrivals.clear();
         self.writable.clear();

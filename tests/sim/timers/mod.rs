@@ -164,7 +164,8 @@ struct Seat {
 /// An exam with everybody in it.
 pub struct Exam {
     plan: Plan,
-    model: Model,
+    /// What timers are.
+    pub model: Model,
     rng: Rng,
     desks: Vec<Desk>,
     seats: Vec<Seat>,
@@ -180,8 +181,6 @@ pub struct Exam {
     seen: HashMap<String, u64>,
     quiet: bool,
     previous: u64,
-    /// Lines opened since the daemon started.
-    lines_opened: usize,
     /// What happened, for whoever wonders whether anything did.
     pub tally: BTreeMap<&'static str, u64>,
     storm_id: Option<String>,
@@ -204,7 +203,6 @@ impl Exam {
             seen: HashMap::new(),
             quiet: false,
             previous: 0,
-            lines_opened: 0,
             tally: BTreeMap::new(),
             storm_id: None,
         }
@@ -243,7 +241,6 @@ impl Exam {
             let pace = if whole { Pace::WHOLE } else { self.dribble() };
             let capacity = if self.rng.percent(85) { usize::MAX } else { self.rng.pick(&[1, 100, 4000]) };
             let line = world.net.connect(pace, capacity);
-            self.lines_opened += 1;
             self.desks.push(Desk { line, asks: VecDeque::new(), sent: 0, last: false });
         }
         let open: Vec<usize> = (0..self.desks.len()).filter(|at| !self.desks[*at].last).collect();
@@ -544,7 +541,6 @@ impl Exam {
             Manner::Ghost => self.rng.pick(&[0, 100, 10_000]),
         };
         let line = world.net.connect(pace, capacity);
-        self.lines_opened += 1;
         world.net.line(line).ghost = manner == Manner::Ghost;
         let request = peer::upgrade(&format!("/ws/{id}"));
         world.net.send_from(line, &request);
@@ -1065,7 +1061,11 @@ impl Exam {
         if matches!(seat.manner, Manner::Ghost | Manner::Slow | Manner::Asleep) {
             let silence = u64::try_from(PEER_SILENCE_MAX.as_nanos()).unwrap();
             let is_dead = seat.manner == Manner::Ghost;
-            if is_dead && seat.heard_at + silence < previous && world.net.line(seat.line).delivered >= seat.request {
+            let linger = u64::try_from((SLOW_LINGER_MAX + LINGER_MAX).as_nanos()).unwrap();
+            if is_dead
+                && seat.heard_at + silence + linger < previous
+                && world.net.line(seat.line).delivered >= seat.request
+            {
                 violated("whoever is silent for too long is dropped", &format!("{seat:?}, now {now}"));
             }
             let waiting = seat.cursor.map_or(&[][..], |cursor| &noun.log[cursor..]);
@@ -1076,7 +1076,7 @@ impl Exam {
             };
             // Whoever is sent away for that has a moment to hear it.
             let since = *seat.over_since.get_or_insert(now);
-            let patience = u64::try_from(2 * LINGER_MAX.as_nanos()).unwrap();
+            let patience = u64::try_from((SLOW_LINGER_MAX + LINGER_MAX).as_nanos()).unwrap();
             if !is_over {
                 seat.over_since = None;
             } else if since + patience < previous {
@@ -1234,7 +1234,6 @@ impl Exam {
     /// Somebody asks for everything there is.
     pub fn ask_all(&mut self, world: &mut World) {
         let line = world.net.connect(Pace::WHOLE, usize::MAX);
-        self.lines_opened += 1;
         self.desks.push(Desk { line, asks: VecDeque::new(), sent: 0, last: false });
         let at = self.desks.len() - 1;
         let list = self.plain("GET", "/timers", "", Kind::List, Vec::new());
@@ -1346,7 +1345,7 @@ impl Witness for Exam {
             violated("the daemon wakes when something is due", &text);
         }
         let heap = world.hub.engine().fx.deadlines.len();
-        let sane = 64 + 4 * self.model.nouns.len() + 8 * self.lines_opened;
+        let sane = 64 + 4 * self.model.nouns.len() + 8 * world.net.opened;
         if heap > sane {
             violated("the heap is bounded", &format!("{heap} deadlines, {sane} are sane"));
         }
@@ -1375,7 +1374,6 @@ impl Witness for Exam {
         }
         self.model.restore(world.now, image);
         self.previous = world.now.mono.ns();
-        self.lines_opened = 0;
         self.count("restarts");
         self.ask_all(world);
     }

@@ -375,6 +375,8 @@ impl Model {
                         shown.for_each(|shown| shown.left = face.left);
                     }
                     Some(known) => violated("what is stored is what is shown", &format!("{face:?}, not {known:?}")),
+                    // What came before the end that somebody has heard of.
+                    None if noun.fog && noun.given_back => _ = noun.faces.insert(face.revision, face),
                     None if noun.fog => {
                         noun.faces.insert(face.revision, face.clone());
                         noun.shown_since.push((turn, face.revision));
@@ -496,11 +498,12 @@ impl Model {
 
     /// A finished timer has given its place back, if it was old enough for that.
     pub fn outlived(&mut self, now: Now, id: &str, turn: u64) {
-        let keep = self.keep_ms;
+        let (keep, latest) = (self.keep_ms, self.latest_wall(now));
         let noun = self.known(id);
         let ended = noun.shown.as_ref().and_then(|face| face.completed_at);
-        let age = ended.map(|ended| now.wall.ms() - ended);
-        if keep.is_none_or(|keep| age.is_none_or(|age| age < signed(keep))) {
+        let age = ended.map(|ended| latest - ended);
+        // In the fog it may have ended long ago, by a clock that was set forward.
+        if keep.is_none_or(|keep| age.map_or(!noun.fog, |age| age < signed(keep))) {
             violated("only the old and finished give their place back", &format!("{id}: {age:?} ms"));
         }
         noun.log.push(Said { text: r#"{"type":"timer_deleted"}"#.to_owned(), is_tick: false });
@@ -510,8 +513,14 @@ impl Model {
 
     /// Whether the timer may have given its place back by itself by now.
     pub fn may_be_outlived(&self, now: Now, id: &str) -> bool {
-        let ended = self.nouns.get(id).and_then(|noun| noun.shown.as_ref()).and_then(|face| face.completed_at);
-        self.keep_ms.zip(ended).is_some_and(|(keep, ended)| now.wall.ms() - ended >= signed(keep))
+        let Some((keep, noun)) = self.keep_ms.zip(self.nouns.get(id)) else { return false };
+        let ended = noun.shown.as_ref().and_then(|face| face.completed_at);
+        ended.map_or(noun.fog, |ended| self.latest_wall(now) - ended >= signed(keep))
+    }
+
+    /// The latest that the wall clock has shown since the last batch: what was decided then may be on its way.
+    fn latest_wall(&self, now: Now) -> i64 {
+        self.turns.iter().chain([&now]).map(|turn| turn.wall.ms()).max().unwrap()
     }
 
     // -----------------------------------------------------------------------------------------------------------
@@ -642,6 +651,7 @@ impl Noun {
         self.follows_in_hand.clear();
         self.fog = false;
         self.asked = 0;
+        self.given_back = false;
     }
 
     fn show(&mut self, face: Option<Face>, turn: u64) {
