@@ -125,7 +125,9 @@ impl World {
         self.hub.begin(now);
         self.net.tell_writable(&mut self.hub);
         self.disk.work(now.mono, &mut self.rng);
-        while let Some(done) = self.disk.take() {
+        while self.hub.takes_answers()
+            && let Some(done) = self.disk.take()
+        {
             witness.done(now, &done);
             self.hub.handle_done(now, done);
         }
