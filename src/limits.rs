@@ -139,7 +139,7 @@ pub const EVENT_MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a payload as compact JSON.
 pub const EVENT_PAYLOAD_BYTES_MAX: usize = 64 << 10;
 /// Objects and lists within each other in a payload: about half of what Python's parser can follow, which reads whole
-/// pages or nothing.
+/// pages or nothing. (serde_json stops at 128 unless it is told otherwise.)
 pub const EVENT_PAYLOAD_DEPTH_MAX: usize = 500;
 /// Keys of a payload's object; objects within it may have any number.
 pub const EVENT_PAYLOAD_KEYS_MAX: usize = 50;
@@ -187,6 +187,9 @@ pub const FEED_PAGE_ROWS_MAX: u32 = 10 * SLICE_ROWS_MAX;
 pub const FEED_PAGE_BYTES_MAX: usize = 128 << 10;
 /// Pages for subscribers that the disk is asked for at a time: reads of others go between them.
 pub const FEED_PAGES_ASKED_MAX: usize = 8;
+/// Bytes of pages that subscribers have not taken, all together; beyond them the others wait for their pages until some
+/// are taken, or whoever takes nothing is closed.
+pub const FEED_PAGES_BYTES_MAX: usize = 256 << 20;
 /// A subscriber for whom something waits and who takes no byte of it for this time is closed with 1013.
 pub const FEED_STALL_MAX: Duration = Duration::from_secs(5);
 /// How long a client that was closed for its slowness has to take what was sent to it.
@@ -234,7 +237,7 @@ pub const DISK_ANSWERS_MAX: usize = 16;
 /// Reads that may wait for the disk; beyond them 503.
 pub const QUERIES_MAX: usize = 512;
 /// Records of one batch; a command that would exceed it is answered 503.
-pub const BATCH_RECORDS_MAX: usize = 20_000;
+pub const BATCH_RECORDS_MAX: usize = 40_000;
 /// A slice of reading or deleting between two batches ends after this many rows.
 pub const SLICE_ROWS_MAX: u32 = 500;
 /// A batch that has not come back after this time leaves its outcome unknown.
@@ -257,7 +260,7 @@ const _: () = {
     assert!(PEER_SILENCE_MAX.as_secs() >= 3 * PING_EVERY.as_secs(), "a lost pong must not cost the connection");
     assert!(BULK_IDS_MAX * 32 < BODY_BYTES_MAX, "a full bulk call fits into a body");
     assert!(BATCH_RECORDS_MAX >= 6 * BULK_IDS_MAX, "one bulk call with its history and events fits into a batch");
-    assert!(BATCH_RECORDS_MAX >= 2 * EVENTS_GATHERED_MAX, "a flood of events leaves room for commands");
+    assert!(BATCH_RECORDS_MAX >= 3 * EVENTS_GATHERED_MAX, "a flood of events with keys leaves room for commands");
     assert!(EVENT_BYTES_GATHERED_MAX >= 8 * EVENT_BODY_BYTES_MAX, "whatever is allowed can be published");
     assert!(FEED_BYTES_MAX >= 2 * EVENT_PAYLOAD_BYTES_MAX, "a subscriber takes any event");
     assert!(

@@ -3,7 +3,7 @@
 //! Owns the rules of keys, roles and origins. It sees heads of requests and nothing else of them, and it never learns
 //! a key: only digests are kept and compared.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -103,7 +103,29 @@ impl Guard {
         }
         // The last entry that is no trusted proxy itself: what stands before it was written by the client.
         let hops = head.headers("x-forwarded-for").flat_map(|value| value.split(',')).collect::<Vec<_>>();
-        let known = hops.iter().rev().map_while(|hop| Some(hop.trim().parse::<IpAddr>().ok()?.to_canonical()));
+        let known = hops.iter().rev().map_while(|hop| address_of(hop.trim()));
         known.into_iter().find(|hop| !self.trusted_proxies.contains(hop)).unwrap_or(peer)
+    }
+}
+
+/// An address as proxies write it: some add the port, some write IPv4 as IPv6.
+fn address_of(hop: &str) -> Option<IpAddr> {
+    let plain = hop.parse::<IpAddr>().ok();
+    let address = plain.or_else(|| hop.parse::<SocketAddr>().ok().map(|with_port| with_port.ip()))?;
+    Some(address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_in_every_form_that_proxies_write() {
+        let v4 = "192.0.2.1".parse().ok();
+        for hop in ["192.0.2.1", "192.0.2.1:5555", "::ffff:192.0.2.1", "[::ffff:192.0.2.1]:80"] {
+            assert_eq!(address_of(hop), v4, "{hop}");
+        }
+        assert_eq!(address_of("[2001:db8::1]:443"), "2001:db8::1".parse().ok());
+        assert_eq!((address_of("unknown"), address_of("")), (None, None));
     }
 }

@@ -75,7 +75,7 @@ impl Api {
             Err(found) => return now(faults(&found)),
         };
         if let Some(why) = world.degraded {
-            return now(unavailable(why));
+            return now(unavailable(&format!("{why}: nothing was changed")));
         }
         if world.engine.fx.gathered() >= BATCH_RECORDS_MAX {
             return now(unavailable("Too many changes at once: nothing was changed"));

@@ -111,9 +111,11 @@ impl Custody {
         self.asked.remove(&ticket)
     }
 
-    /// Asks the disk to forget what is old.
+    /// Asks the disk to forget what is old, unless it does not answer: the next order is never far.
     pub fn forget(&mut self, old: Old) {
-        self.jobs.push(Job::Forget(old));
+        if !self.hung {
+            self.jobs.push(Job::Forget(old));
+        }
     }
 
     /// The sign of life is to be written.
@@ -160,7 +162,7 @@ impl Custody {
         if self.degraded.is_none() {
             log::error!("commands are refused until the store can be written ({why}); clocks run on");
         }
-        self.degraded = Some(format!("The store cannot be written ({why}): nothing was changed"));
+        self.degraded = Some(format!("The store cannot be written ({why})"));
         self.retry_at = now.mono + DISK_RETRY_EVERY;
         self.in_hand_since = None;
         self.hung = false;
@@ -177,7 +179,7 @@ impl Custody {
             DISK_HANG_MAX.as_secs()
         );
         self.hung = true;
-        self.degraded = Some("The disk does not answer: nothing was changed".to_owned());
+        self.degraded = Some("The disk does not answer".to_owned());
         self.retry_at = now.mono;
         let askers = std::mem::take(&mut self.asked).into_values();
         Some(self.everybody().into_iter().map(Asker::Request).chain(askers).collect())

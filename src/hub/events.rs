@@ -42,8 +42,9 @@ pub(super) struct Feeds {
     by_user: HashMap<Arc<str>, Vec<u32>>,
     broad: Vec<u32>,
     subscribed: u32,
-    /// Those of them who name the daemon's own ticks.
-    ticking: Vec<u32>,
+    /// Those of them who name the daemon's own ticks, by session, which is the timer's id. Nobody else is looked at when
+    /// a timer ticks, and nobody who wants events of a user: ticks have none.
+    ticking: HashMap<Option<Arc<str>>, Vec<u32>>,
     /// Durable, and not routed yet.
     unrouted: VecDeque<Stored>,
     /// Subscribers that may yet be looked at in this turn.
@@ -52,6 +53,8 @@ pub(super) struct Feeds {
     queue: VecDeque<u32>,
     /// Pages that the disk is asked for.
     pages_asked: usize,
+    /// Bytes of pages that have not been taken, all together.
+    page_bytes: usize,
 }
 
 /// Somebody who publishes.
@@ -84,6 +87,8 @@ struct Subscriber {
     filter: Filter,
     /// When it last took bytes, or began to be behind.
     progress: Mono,
+    /// Bytes that are booked for its pages.
+    page_bytes: usize,
     address: IpAddr,
 }
 
@@ -148,7 +153,8 @@ impl Feeds {
         *self.addresses.entry(address).or_default() += 1;
         let stage = Stage::Silent(now.mono + SUBSCRIBE_AGE_MAX);
         let filter = Filter::default();
-        let subscriber = Subscriber { conn, stage, cursor: 0, sent: 0, filter, progress: now.mono, address };
+        let subscriber =
+            Subscriber { conn, stage, cursor: 0, sent: 0, filter, progress: now.mono, page_bytes: 0, address };
         let key = self.subscribers.insert(subscriber);
         Listens::Subscriber(u32::try_from(key).unwrap_or(u32::MAX))
     }
@@ -159,7 +165,10 @@ impl Feeds {
             Listens::Publisher(key) => self.publishers.try_remove(key as usize).map(|gone| gone.address),
             Listens::Subscriber(key) => {
                 self.delist(key);
-                self.subscribers.try_remove(key as usize).map(|gone| gone.address)
+                self.subscribers.try_remove(key as usize).map(|gone| {
+                    self.page_bytes -= gone.page_bytes;
+                    gone.address
+                })
             }
             _ => None,
         };
@@ -197,8 +206,8 @@ impl Feeds {
     fn enlist(&mut self, key: u32) {
         let Some(Subscriber { filter, .. }) = self.subscribers.get(key as usize) else { return };
         self.subscribed += 1;
-        if filter.names_ticks() {
-            self.ticking.push(key);
+        if filter.names_ticks() && filter.user.is_none() {
+            self.ticking.entry(filter.session.clone()).or_default().push(key);
         }
         match (&filter.session, &filter.user) {
             (Some(session), _) => self.by_session.entry(session.clone()).or_default().push(key),
@@ -218,7 +227,12 @@ impl Feeds {
                 list.swap_remove(place);
             }
         };
-        leave(&mut self.ticking);
+        if let Some(list) = self.ticking.get_mut(&filter.session) {
+            leave(list);
+            if list.is_empty() {
+                self.ticking.remove(&filter.session);
+            }
+        }
         let (lists, name) = match (&filter.session, &filter.user) {
             (Some(session), _) => (&mut self.by_session, session),
             (None, Some(user)) => (&mut self.by_user, user),
@@ -416,7 +430,8 @@ impl Hub {
         let told = Told { timer, what: What::Ticked, reading, actor: crate::domain::history::TIMERD };
         let event = events::tick(&told, now);
         let mut frame = None;
-        for &key in &self.feeds.ticking {
+        let of_timer = self.feeds.ticking.get(&event.session);
+        for &key in of_timer.into_iter().chain(self.feeds.ticking.get(&None)).flatten() {
             let Some(subscriber) = self.feeds.subscribers.get(key as usize) else { continue };
             if subscriber.stage != Stage::Live || !subscriber.filter.admits(&event) {
                 continue;
@@ -506,7 +521,7 @@ impl Hub {
 
     /// Asks the disk for as many pages as may be asked for at a time.
     fn ask_pages(&mut self, now: Now) {
-        while self.feeds.pages_asked < FEED_PAGES_ASKED_MAX {
+        while self.feeds.pages_asked < FEED_PAGES_ASKED_MAX && self.feeds.page_bytes < FEED_PAGES_BYTES_MAX {
             let Some(key) = self.feeds.queue.pop_front() else { return };
             let Some(subscriber) = self.feeds.subscribers.get_mut(key as usize) else { continue };
             if subscriber.stage != Stage::Queued {
@@ -557,22 +572,36 @@ impl Hub {
 
     fn send_page(&mut self, now: Now, id: FeedId, page: &Page) {
         let mut bytes = Vec::new();
-        for stored in &page.events {
+        let mut said = page.events.iter();
+        // Escapes can make an event several times as long as it is in the store: what is too much then is left for the
+        // next page.
+        let sent = said.by_ref().find_map(|stored| {
             self.text.clear();
             self.speller.write(Some(stored.seq), &stored.event, &mut self.text);
             ws::push_text_frame(&self.text, &mut bytes);
-        }
-        self.metrics.frames.inc_by(page.events.len() as u64);
+            self.metrics.frames.inc();
+            (bytes.len() >= FEED_BYTES_MAX).then_some(stored.seq)
+        });
+        let cut_at = sent.filter(|_| said.len() > 0);
         self.words_left = self.words_left.saturating_sub(bytes.len());
         let Some(subscriber) = self.feeds.subscriber(id) else { return };
         subscriber.progress = now.mono;
-        subscriber.sent = page.events.last().map_or(subscriber.sent, |last| last.seq);
-        subscriber.cursor = page.upto;
-        subscriber.stage = if page.is_last { Stage::Live } else { Stage::Behind };
+        subscriber.sent = cut_at.or(page.events.last().map(|last| last.seq)).unwrap_or(subscriber.sent);
+        subscriber.cursor = cut_at.unwrap_or(page.upto);
+        subscriber.stage = if page.is_last && cut_at.is_none() { Stage::Live } else { Stage::Behind };
         if !bytes.is_empty() {
             self.answer(now, id.conn.index, Frame::lasting(bytes));
         }
+        self.book_page(id.key);
         self.turn_page(now, id.key);
+    }
+
+    /// Books what a subscriber's outbox holds of pages, which are nobody else's.
+    fn book_page(&mut self, key: u32) {
+        let Some(subscriber) = self.feeds.subscribers.get_mut(key as usize) else { return };
+        let held = self.conns.get(subscriber.conn.index as usize).map_or(0, |conn| conn.outbox.held_bytes());
+        let before = std::mem::replace(&mut subscriber.page_bytes, held);
+        self.feeds.page_bytes = self.feeds.page_bytes + held - before;
     }
 
     fn tell_gone(&mut self, now: Now, id: FeedId, gone: Gone) {
@@ -584,9 +613,15 @@ impl Hub {
     pub(super) fn fed(&mut self, now: Now, index: u32, took: bool) {
         let Some(conn) = self.conns.get_mut(index as usize) else { return };
         let Some(Listens::Subscriber(key)) = conn.socket().map(|socket| socket.listens) else { return };
+        let is_taken = conn.outbox.is_empty();
         let Some(subscriber) = self.feeds.subscribers.get_mut(key as usize) else { return };
-        if subscriber.stage == Stage::Behind {
-            subscriber.progress = if took { now.mono } else { subscriber.progress };
+        subscriber.progress = if took { now.mono } else { subscriber.progress };
+        let is_behind = subscriber.stage == Stage::Behind;
+        if is_taken && subscriber.page_bytes > 0 {
+            self.book_page(key);
+            self.ask_pages(now);
+        }
+        if is_behind {
             self.turn_page(now, key);
         }
     }

@@ -201,7 +201,12 @@ impl Hub {
             log::warn!("the wall clock was stepped by {step_ms} ms; nothing running was moved");
             self.publish(now);
         }
-        if let Some(askers) = self.custody.hang(now) {
+    }
+
+    /// The disk has not answered for too long: whoever waits for it is told. Not while it has something to tell.
+    fn lose_patience_with_disk(&mut self, now: Now) {
+        let given_up = self.takes_answers().then(|| self.custody.hang(now)).flatten();
+        if let Some(askers) = given_up {
             let text = "The disk does not answer: outcome unknown. Ask again with the same Idempotency-Key";
             let mut unknown = Vec::new();
             for asker in askers {
@@ -217,6 +222,7 @@ impl Hub {
 
     /// Lets what has come due happen. Returns whether some of it is left for the next turn.
     pub fn advance(&mut self, now: Now) -> bool {
+        self.lose_patience_with_disk(now);
         self.late = true;
         for _ in 0..DEADLINES_PER_TURN {
             // What has just been written to is sent while the cache still holds it, and the first of a burst need not
@@ -330,7 +336,7 @@ impl Hub {
                 self.engine.undo(now, batch);
                 let waiting = self.custody.failed(now, &why);
                 let text = self.custody.degraded().unwrap_or_default().to_owned();
-                self.turn_away(now, waiting, &text);
+                self.turn_away(now, waiting, &format!("{text}: nothing was changed"));
                 self.disown(now, &format!("Nothing was stored: {text}"));
                 self.publish(now);
             }

@@ -211,7 +211,8 @@ impl Database {
     /// A slice of a deletion of events. The last one is synced, and with it all before.
     pub(super) fn forget_events(&mut self, forgetting: &mut Forgetting) -> Result<Slice<u64>, String> {
         let doomed = self.read(|connection| forgetting.next(connection, FORGET_ROWS_MAX))?;
-        if !doomed.is_empty() {
+        // The last slice is synced even if there is nothing left for it: what was deleted before it was not.
+        if !doomed.is_empty() || (doomed.is_last && forgetting.gone > 0) {
             self.slice(doomed.is_last, |connection| forgetting.delete(connection, &doomed))?;
             forgetting.count(&doomed);
         }
