@@ -2,7 +2,8 @@
 //!
 //! Each of 1, 8 and 64 keep-alive connections pauses and resumes a timer of its own and waits for each answer, which
 //! timerd gives when the change is on the disk. Beside it, in turns with it and in the same directory, the disk's own
-//! rate: a small append and fdatasync(2), one after the other. Group commit is what makes the first exceed the second.
+//! rate: a small append and fdatasync(2), one after the other. Group commit is what makes the first exceed the
+//! second.
 //!
 //! `cargo bench --bench commit`; `TIMERD_BENCH_SECONDS` (10) is how long each of the four is counted;
 //! `TIMERD_BENCH_DIR` is where (default: under `target/`). A file system in memory has nothing to be compared with.

@@ -1,12 +1,12 @@
 //! What a tick to a crowd costs, beside the least it could cost.
 //!
 //! timerd (release, `--ephemeral --second-ms`) and the floor, a bare loop of send(2) of the same frame to as many
-//! WebSockets, both run pinned to one core, and are measured in turns; a busy-polling crowd of clients for each runs on
-//! another. At 1,000 and 19,000 connections in groups of 100: CPU a frame, bytes a connection, upgrades a second,
+//! WebSockets, both run pinned to one core, and are measured in turns; a busy-polling crowd of clients for each runs
+//! on another. At 1,000 and 19,000 connections in groups of 100: CPU a frame, bytes a connection, upgrades a second,
 //! frames delivered, burst spread. Ratios are those of neighbouring turns, figures are medians over the turns.
 //!
-//! `cargo bench --bench fan_out`; `TIMERD_BENCH_SECONDS` (10) is how long each of the servers is counted at each size.
-//! 19,000 clients need an open file limit of 20,000 (`ulimit -Hn`); with less there are fewer.
+//! `cargo bench --bench fan_out`; `TIMERD_BENCH_SECONDS` (10) is how long each of the servers is counted at each
+//! size. 19,000 clients need an open file limit of 20,000 (`ulimit -Hn`); with less there are fewer.
 
 mod rig;
 

@@ -303,8 +303,8 @@ enum KeyAction {
         /// Who holds the key: 1..64 of A-Z a-z 0-9 _ . -, shown in the history as the actor
         #[arg(value_parser = key_name)]
         name: String,
-        /// viewer (reads one timer), instructor (also controls timers, publishes and reads events) or admin (also deletes
-        /// events, reads metrics)
+        /// viewer (reads one timer), instructor (also controls timers, publishes and reads events) or admin (also
+        /// deletes events, reads metrics)
         #[arg(value_parser = Role::from_str)]
         role: Role,
     },
@@ -401,8 +401,8 @@ struct Flags {
 
     /// Events that one address may publish over REST: N/second, N/minute, N/hour, or off
     ///
-    /// A window begins with the first call; one call too many gets 429 with Retry-After. An IPv6 address counts by its
-    /// first 64 bits. Publishing over the WebSocket is not limited.
+    /// A window begins with the first call; one call too many gets 429 with Retry-After. An IPv6 address counts by
+    /// its first 64 bits. Publishing over the WebSocket is not limited.
     #[arg(long, env = "TIMERD_RATE_PUBLISH", value_name = "RATE", help_heading = "Limits")]
     #[arg(default_value_t = Rates::default().publish, value_parser = Rate::from_str)]
     rate_publish: Rate,

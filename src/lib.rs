@@ -38,18 +38,18 @@
 //!
 //! # A turn
 //!
-//! Wait for the earliest deadline or an event; sample the clock; show what has become durable and let go what it held;
-//! accept; let come due what is due; read and judge; hand the batch to the disk; flush; reap; account. The order is
-//! part of the contract, and `Server::turn` says at each line why it stands where it does.
+//! Wait for the earliest deadline or an event; sample the clock; show what has become durable and let go what it
+//! held; accept; let come due what is due; read and judge; hand the batch to the disk; flush; reap; account. The
+//! order is part of the contract, and `Server::turn` says at each line why it stands where it does.
 //!
 //! # Two flows
 //!
 //! *A control request.* [`wire::http::Decoder`] makes a request of bytes, [`hub`] keeps its place in the order of
 //! answers, [`api::Api`] routes it, admits the caller, reads the body and calls [`domain::timers::Timers::control`],
 //! which brings the timer to now, judges the action against its latest state, stages the next one and leaves three
-//! effects: the record, the history entry, the announcement. The answer is held with the batch. At the end of the turn
-//! [`domain::Engine::hand_over`] gives the batch to the disk thread, which writes it in one transaction and wakes the
-//! loop. Then pending becomes shown, the answer goes out, and the announcement behind it.
+//! effects: the record, the history entry, the announcement. The answer is held with the batch. At the end of the
+//! turn [`domain::Engine::hand_over`] gives the batch to the disk thread, which writes it in one transaction and
+//! wakes the loop. Then pending becomes shown, the answer goes out, and the announcement behind it.
 //!
 //! *A tick.* The kernel's timer wakes the loop, the deadline is taken from the heap (a stale one is dropped), the
 //! remainder is computed, the JSON is written once, the frame is built once, and a pointer to it goes into each

@@ -187,8 +187,8 @@ pub const FEED_PAGE_ROWS_MAX: u32 = 10 * SLICE_ROWS_MAX;
 pub const FEED_PAGE_BYTES_MAX: usize = 128 << 10;
 /// Pages for subscribers that the disk is asked for at a time: reads of others go between them.
 pub const FEED_PAGES_ASKED_MAX: usize = 8;
-/// Bytes of pages that subscribers have not taken, all together; beyond them the others wait for their pages until some
-/// are taken, or whoever takes nothing is closed.
+/// Bytes of pages that subscribers have not taken, all together; beyond them the others wait for their pages until
+/// some are taken, or whoever takes nothing is closed.
 pub const FEED_PAGES_BYTES_MAX: usize = 256 << 20;
 /// A subscriber for whom something waits and who takes no byte of it for this time is closed with 1013.
 pub const FEED_STALL_MAX: Duration = Duration::from_secs(5);
@@ -231,8 +231,8 @@ pub const EVENTS_PER_TURN: usize = 1_024;
 
 /// Jobs between the loop and the disk thread: one batch, and reads behind it.
 pub const DISK_JOBS_MAX: usize = 1_024;
-/// Answers of the disk that the loop has not taken yet; beyond them the disk thread waits for the loop, which takes some
-/// each turn. A page of events has 4 MiB.
+/// Answers of the disk that the loop has not taken yet; beyond them the disk thread waits for the loop, which takes
+/// some each turn. A page of events has 4 MiB.
 pub const DISK_ANSWERS_MAX: usize = 16;
 /// Reads that may wait for the disk; beyond them 503.
 pub const QUERIES_MAX: usize = 512;

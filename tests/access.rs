@@ -1,5 +1,5 @@
-//! Who may do what, and what an operator is told: keys and roles on every route, the ways to present a key, reloading,
-//! the refusals at start with their exit codes, and the commands beside serving.
+//! Who may do what, and what an operator is told: keys and roles on every route, the ways to present a key,
+//! reloading, the refusals at start with their exit codes, and the commands beside serving.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod daemon;

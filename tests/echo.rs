@@ -1,5 +1,5 @@
-//! The echo endpoint of protocol conformance runs, which exists only with the feature `echo-test`: whole messages come
-//! back byte for byte up to their bound of 16 MiB, fragmented ones in one piece, a ping between the fragments is
+//! The echo endpoint of protocol conformance runs, which exists only with the feature `echo-test`: whole messages
+//! come back byte for byte up to their bound of 16 MiB, fragmented ones in one piece, a ping between the fragments is
 //! answered before them, and what is too big ends with 1009. Everything else that RFC 6455 asks for is the business
 //! of an outside test suite (Autobahn), for which this endpoint is there.
 #![cfg(feature = "echo-test")]

@@ -2362,8 +2362,8 @@ fn assert_fed(event: &Value, kind: &str, timer: &str, actor: &str) {
     assert_eq!(event["payload"]["actor"], actor, "{event}");
 }
 
-/// The fields of the payload are those of the message, with the actor; the server's time and what is left of a running
-/// timer are of another instant.
+/// The fields of the payload are those of the message, with the actor; the server's time and what is left of a
+/// running timer are of another instant.
 #[track_caller]
 fn assert_payload(event: &Value, message: &Value) {
     let payload = &event["payload"];

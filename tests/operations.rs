@@ -315,7 +315,8 @@ fn a_full_disk_stops_commands_and_no_clock() {
     let script = format!("{mounted} && exec {TIMERD} --listen 127.0.0.1:0 --data-dir {mount}/data");
     command.args(["-m", "sh", "-c", &script]);
     let daemon = Daemon::spawn(command).unwrap();
-    // Their pages wait in the log for a database that will have no room for them: the log cannot be emptied to make some.
+    // Their pages wait in the log for a database that will have no room for them: the log cannot be emptied to make
+    // some.
     let name = "x".repeat(200);
     for _ in 0..60 {
         daemon.create(json!({ "name": name, "duration_seconds": 60 }));

@@ -1,9 +1,9 @@
 //! The crowd: as many WebSocket clients as one process may have descriptors, on one core.
 //!
-//! Owns the clients' sockets and what is counted of what they hear. A raw epoll loop that polls without sleeping while
-//! something is measured: a sleeping client would have to be woken by the server's send(2), and that would be counted
-//! as the server's. Frames are cut by their lengths only; of a tick the remaining seconds are read, which name its
-//! round.
+//! Owns the clients' sockets and what is counted of what they hear. A raw epoll loop that polls without sleeping
+//! while something is measured: a sleeping client would have to be woken by the server's send(2), and that would be
+//! counted as the server's. Frames are cut by their lengths only; of a tick the remaining seconds are read, which
+//! name its round.
 //!
 //! Invariant: what was expected is computed from the rounds seen and the seats taken, never from what arrived.
 

@@ -1,5 +1,5 @@
-//! The floor: the least a server can do for as many WebSockets. A bare loop of epoll and send(2), no parsing, no state
-//! beyond the descriptor, every answer ready beforehand.
+//! The floor: the least a server can do for as many WebSockets. A bare loop of epoll and send(2), no parsing, no
+//! state beyond the descriptor, every answer ready beforehand.
 //!
 //! Accepted: accept4(2), one recv(2), one send(2) of 101 and greeting together, the bytes that timerd itself answered
 //! to the same request. Ticked: one send(2) of the same frame to everybody, in the order in which they came. Spoken
@@ -82,8 +82,8 @@ pub fn run(answer: &[u8]) -> Outcome<()> {
                     say("ok")?;
                 }
                 CLOCK => {
-                    // A periodic timer goes on only when it is read. Rounds it had no time for are missed, as timerd's
-                    // are: their numbers are left out.
+                    // A periodic timer goes on only when it is read. Rounds it had no time for are missed, as
+                    // timerd's are: their numbers are left out.
                     let mut rounds = [0; 8];
                     if rustix::io::read(&clock, &mut rounds).is_err() {
                         continue;

@@ -143,7 +143,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the built binary (`TIMERD_BENCH_BINARY`: another one, to compare builds) on a free port of 127.0.0.1, with further flags; it says warnings only.
+    /// Starts the built binary (`TIMERD_BENCH_BINARY`: another one, to compare builds) on a free port of 127.0.0.1,
+    /// with further flags; it says warnings only.
     pub fn start(flags: &[&str], core: usize) -> Outcome<Self> {
         // A quiet daemon does not say its port, so it is given one that was free a moment ago.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;

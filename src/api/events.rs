@@ -1,9 +1,8 @@
 //! The events' requests and messages.
 //!
-//! Owns the calls of the event pipeline, in the contract's order of checks behind those of the head, and the JSON of an
-//! event: bodies into events, queries into searches, filters into what they admit, and everything that is answered or
-//! announced back into text. It decides nothing about an event, and knows no
-//! connection.
+//! Owns the calls of the event pipeline, in the contract's order of checks behind those of the head, and the JSON of
+//! an event: bodies into events, queries into searches, filters into what they admit, and everything that is answered
+//! or announced back into text. It decides nothing about an event, and knows no connection.
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -636,7 +635,10 @@ pub fn router(subscribers: u32, queued: usize) -> Value {
 
 /// The answer to `GET /stats`.
 pub fn stats(stats: &EventStats, router: Value) -> Response {
-    let by_type = |(kind, count, last_at): &(Kind, u64, WallMs)| json!({ "event_type": kind.name(), "count": count, "last_seen": date_time_us(*last_at) });
+    let by_type = |(kind, count, last_at): &(Kind, u64, WallMs)| {
+        let last_seen = date_time_us(*last_at);
+        json!({ "event_type": kind.name(), "count": count, "last_seen": last_seen })
+    };
     answer::json(
         200,
         &json!({

@@ -360,8 +360,8 @@ fn instant(text: &str) -> Option<WallMs> {
     text.parse::<jiff::Timestamp>().ok().map(|instant| WallMs::from_ms(instant.as_millisecond()))
 }
 
-/// An instant in one of the forms of ISO 8601 that the Python service took, in microseconds since the epoch: a date, a
-/// date and a time with a `T` or a blank between, with or without a fraction and an offset; without one it is UTC.
+/// An instant in one of the forms of ISO 8601 that the Python service took, in microseconds since the epoch: a date,
+/// a date and a time with a `T` or a blank between, with or without a fraction and an offset; without one it is UTC.
 pub fn iso_instant_us(text: &str) -> Option<i64> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit() || b"-:+.,TtZz ".contains(&byte));
     let date_first = text.bytes().take(8).filter(u8::is_ascii_digit).count() >= 6;

@@ -1,8 +1,9 @@
 //! The API: requests into commands, verdicts and messages into JSON.
 //!
-//! Owns the contract's order of checks (route, method, key, role, body, existence, precondition, state) and everything
-//! that is JSON: here what needs a request's head alone, in the file of each service its calls. It knows no connection and no socket: it takes a whole request and the [`World`], and gives an
-//! [`Outcome`] that the hub carries out. The only room that knows serde.
+//! Owns the contract's order of checks (route, method, key, role, body, existence, precondition, state) and
+//! everything that is JSON: here what needs a request's head alone, in the file of each service its calls. It knows
+//! no connection and no socket: it takes a whole request and the [`World`], and gives an [`Outcome`] that the hub
+//! carries out. The only room that knows serde.
 
 pub mod answer;
 pub mod chance;

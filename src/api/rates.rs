@@ -160,7 +160,8 @@ impl Limiter {
     }
 }
 
-/// Whom an address stands for, wherever addresses are counted: of IPv6 a subscriber has at least 64 bits to choose from (RFC 6177).
+/// Whom an address stands for, wherever addresses are counted: of IPv6 a subscriber has at least 64 bits to choose
+/// from (RFC 6177).
 pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

@@ -1,12 +1,13 @@
 //! `timerd events`: the platform's events in a terminal, as they come or from any of them on.
 //!
 //! The network thread keeps the `Subscription`: what is wanted, and up to where it has come. Each connection asks for
-//! what follows, so that a lost one costs nothing and doubles nothing. The main thread shows one line an event, or the
-//! objects as they came. This file must not know how a connection is made, nor what an event's payload means.
+//! what follows, so that a lost one costs nothing and doubles nothing. The main thread shows one line an event, or
+//! the objects as they came. This file must not know how a connection is made, nor what an event's payload means.
 //!
-//! Invariants: once a number is known, every subscription names one, and it is that of the last event that was told or
-//! of the server's last event before live ones began; what is missing because it was deleted is said, never skipped in
-//! silence; stdout has events and nothing else; what the server sends cannot move the cursor or forge a line.
+//! Invariants: once a number is known, every subscription names one, and it is that of the last event that was told
+//! or of the server's last event before live ones began; what is missing because it was deleted is said, never
+//! skipped in silence; stdout has events and nothing else; what the server sends cannot move the cursor or forge a
+//! line.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
@@ -309,8 +310,8 @@ fn compact(json: &str) -> String {
     json.chars().filter(is_kept).collect()
 }
 
-/// JSON on one line and, for a terminal, harmless: in JSON these characters stand between tokens as white space, or in
-/// texts, where the escape means the same.
+/// JSON on one line and, for a terminal, harmless: in JSON these characters stand between tokens as white space, or
+/// in texts, where the escape means the same.
 fn one_line(json: &str, is_terminal: bool) -> String {
     let mut line = String::with_capacity(json.len());
     for c in json.chars() {

@@ -6,8 +6,8 @@
 //! the server says what is wrong with it.
 //!
 //! Invariants: answers come in the order of sending, and no line is sent while one behind it is without an answer;
-//! what is remembered lies behind answered lines only, so that nothing is ever left out; a line is refused once and for
-//! all, or sent again until it is taken.
+//! what is remembered lies behind answered lines only, so that nothing is ever left out; a line is refused once and
+//! for all, or sent again until it is taken.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, TryLockError};

@@ -1,8 +1,8 @@
 //! `timerd watch`: a timer's live countdown in a terminal.
 //!
-//! The network thread hears the timer's socket; the main thread keeps the [`View`], a pure state machine over messages
-//! and elapsed time, and shows it: as a block redrawn in place on a terminal, as lines elsewhere, or as the raw
-//! messages. It must not know how a connection is made.
+//! The network thread hears the timer's socket; the main thread keeps the [`View`], a pure state machine over
+//! messages and elapsed time, and shows it: as a block redrawn in place on a terminal, as lines elsewhere, or as the
+//! raw messages. It must not know how a connection is made.
 //!
 //! Invariants: only the server ends a timer, so `time is up` is shown when it said so and not when the own countdown
 //! reaches zero; what the server sends cannot move the cursor or forge a line; the terminal is left as it was found.

@@ -32,12 +32,14 @@ impl Second {
         Duration::from_nanos(seconds as u64 * self.ns)
     }
 
-    /// Whole seconds of the countdown in `span`, rounded up: 300 s show 300 for their first second, 0 at the end only.
+    /// Whole seconds of the countdown in `span`, rounded up: 300 s show 300 for their first second, 0 at the end
+    /// only.
     pub fn ceil(self, span: Duration) -> u32 {
         u32::try_from(span.as_nanos().div_ceil(u128::from(self.ns))).unwrap_or(u32::MAX)
     }
 
-    /// Milliseconds of the countdown in `span`, 1000 a second of it, rounded up so that 0 is the end and only the end.
+    /// Milliseconds of the countdown in `span`, 1000 a second of it, rounded up so that 0 is the end and only the
+    /// end.
     pub fn ms(self, span: Duration) -> u64 {
         u64::try_from((span.as_nanos() * 1_000).div_ceil(u128::from(self.ns))).unwrap_or(u64::MAX)
     }

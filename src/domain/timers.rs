@@ -703,7 +703,7 @@ impl Timers {
                 now.wall,
                 history::Action::Deleted,
                 &self.timerd,
-                Voice { second: self.settings.second, source: &self.timerd, scribe: fx.scribe },
+                self.voice(fx.scribe),
             ));
             fx.follow(Record::TimerGone(timer.id.clone()));
             fx.announce(timer.topic(), effects::Message::Timer(Message::Deleted));
@@ -844,8 +844,8 @@ impl Timers {
         self.serial = image.serial;
         for mut timer in image.timers {
             if let Some(stored) = timer.countdown.ends() {
-                // A batch written after a step of the wall clock may tell of an end that had not got its new name yet.
-                // The boot times in it and in the sign of life are of one boot, and know better.
+                // A batch written after a step of the wall clock may tell of an end that had not got its new name
+                // yet. The boot times in it and in the sign of life are of one boot, and know better.
                 let ends = stored.named_by(alive);
                 timer.countdown = Countdown::Running { ends };
                 let left = match image.same_boot {

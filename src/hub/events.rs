@@ -6,8 +6,8 @@
 //! A subscriber is *live*, and is sent what is released, or it is *behind*, and is sent pages that the disk is asked
 //! for, the next one when its outbox is half empty. It goes live in the turn in which a page ends with the last event
 //! there is: the disk tells of its batches and its pages in order, so that nothing can lie between. It falls behind
-//! when more is released than its outbox holds, and is closed when it takes nothing of what waits. Batches are released
-//! in order, as far as a turn has time for; when too many wait for that, everybody falls behind instead.
+//! when more is released than its outbox holds, and is closed when it takes nothing of what waits. Batches are
+//! released in order, as far as a turn has time for; when too many wait for that, everybody falls behind instead.
 //!
 //! Invariants: a publisher is answered in the order of its messages, and that something is stored only when it is; a
 //! subscriber is sent what it wants in the order of numbers, nothing twice and nothing left out, or is told so.
@@ -42,8 +42,8 @@ pub(super) struct Feeds {
     by_user: HashMap<Arc<str>, Vec<u32>>,
     broad: Vec<u32>,
     subscribed: u32,
-    /// Those of them who name the daemon's own ticks, by session, which is the timer's id. Nobody else is looked at when
-    /// a timer ticks, and nobody who wants events of a user: ticks have none.
+    /// Those of them who name the daemon's own ticks, by session, which is the timer's id. Nobody else is looked at
+    /// when a timer ticks, and nobody who wants events of a user: ticks have none.
     ticking: HashMap<Option<Arc<str>>, Vec<u32>>,
     /// Durable, and not routed yet.
     unrouted: VecDeque<Stored>,
@@ -573,8 +573,8 @@ impl Hub {
     fn send_page(&mut self, now: Now, id: FeedId, page: &Page) {
         let mut bytes = Vec::new();
         let mut said = page.events.iter();
-        // Escapes can make an event several times as long as it is in the store: what is too much then is left for the
-        // next page.
+        // Escapes can make an event several times as long as it is in the store: what is too much then is left for
+        // the next page.
         let sent = said.by_ref().find_map(|stored| {
             self.text.clear();
             self.speller.write(Some(stored.seq), &stored.event, &mut self.text);

@@ -1,12 +1,13 @@
 //! The hub: every connection, and the whole daemon without its sockets.
 //!
-//! Owns connections, audiences and what waits for the disk, and drives domain and API. Sans-IO: a driver brings bytes,
-//! time and the disk's words, and carries bytes and jobs away. The mio loop is one driver, the simulation another.
-//! It must not know a socket, a thread or a clock.
+//! Owns connections, audiences and what waits for the disk, and drives domain and API. Sans-IO: a driver brings
+//! bytes, time and the disk's words, and carries bytes and jobs away. The mio loop is one driver, the simulation
+//! another. It must not know a socket, a thread or a clock.
 //!
 //! A driver's turn, in this order:
-//! [`Hub::begin`], [`Hub::handle_done`] while [`Hub::takes_answers`], [`Hub::accept`], [`Hub::advance`], [`Hub::unpark`], [`Hub::receive`] and its
-//! kin while [`Hub::has_time`], [`Hub::take_jobs`], [`Hub::flush`], [`Hub::reap`].
+//! [`Hub::begin`], [`Hub::handle_done`] while [`Hub::takes_answers`], [`Hub::accept`], [`Hub::advance`],
+//! [`Hub::unpark`], [`Hub::receive`] and its kin while [`Hub::has_time`], [`Hub::take_jobs`], [`Hub::flush`],
+//! [`Hub::reap`].
 
 pub mod audience;
 pub mod conn;
@@ -567,8 +568,8 @@ impl Hub {
         self.engine.fx.announcements = announcements;
     }
 
-    /// Books that a connection holds `held` bytes of unfinished input, and no longer `before`. Whoever makes all of it
-    /// too much is let go.
+    /// Books that a connection holds `held` bytes of unfinished input, and no longer `before`. Whoever makes all of
+    /// it too much is let go.
     fn book(&mut self, index: u32, before: usize, held: usize) {
         self.unfinished_bytes = (self.unfinished_bytes + held).saturating_sub(before);
         if held > before && self.unfinished_bytes > UNFINISHED_BYTES_MAX {

@@ -1,11 +1,12 @@
 //! What waits to be sent to one connection.
 //!
 //! Owns a short queue of shared frames: a broadcast is one buffer, and each outbox holds a pointer to it. It knows
-//! neither sockets nor protocols; whoever drives it takes [`Outbox::only`] or [`Outbox::slices`], sends, and says how much has gone.
+//! neither sockets nor protocols; whoever drives it takes [`Outbox::only`] or [`Outbox::slices`], sends, and says how
+//! much has gone.
 //!
 //! Invariants: frames leave in the order they were pushed, but for a tick that is not yet on its way when a newer one
-//! comes: it gives way, and the newer goes to the end, so that a warning still precedes its tick. Nothing else is ever
-//! dropped: over the bound the push is refused, and the client with it.
+//! comes: it gives way, and the newer goes to the end, so that a warning still precedes its tick. Nothing else is
+//! ever dropped: over the bound the push is refused, and the client with it.
 
 use std::io::IoSlice;
 use std::rc::Rc;
@@ -54,8 +55,8 @@ impl Bound {
     pub const CLIENT: Bound = Bound { bytes: OUTBOX_BYTES_MAX, frames: OUTBOX_FRAMES_MAX };
     /// For a subscriber.
     pub const FEED: Bound = Bound { bytes: FEED_BYTES_MAX, frames: FEED_FRAMES_MAX };
-    /// For what a subscriber is told beside events, which fill its outbox up to their own bound, or by one page more, and
-    /// must not crowd out an answer.
+    /// For what a subscriber is told beside events, which fill its outbox up to their own bound, or by one page more,
+    /// and must not crowd out an answer.
     pub const FEED_SAID: Bound = Bound { bytes: 2 * FEED_BYTES_MAX, frames: FEED_FRAMES_MAX + OUTBOX_FRAMES_MAX };
 }
 

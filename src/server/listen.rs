@@ -26,7 +26,8 @@ pub enum ListenError {
     Bind(SocketAddr, io::Error),
     /// What was inherited is no listening TCP socket.
     Inherited(io::Error),
-    /// `--listen` beside inherited sockets: within the service's private network it would look healthy and hear nobody.
+    /// `--listen` beside inherited sockets: within the service's private network it would look healthy and hear
+    /// nobody.
     Both,
 }
 

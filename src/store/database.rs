@@ -125,8 +125,8 @@ impl Database {
         Ok((database, image))
     }
 
-    /// Makes `batch` durable. Before the first attempt after a failure the files are proven anew. Returns the number of
-    /// the last event.
+    /// Makes `batch` durable. Before the first attempt after a failure the files are proven anew. Returns the number
+    /// of the last event.
     pub(super) fn write(&mut self, batch: &Batch) -> Result<u64, Trouble> {
         self.make_ready().map_err(Trouble::Untouched)?;
         let filled = self.with(|connection, boot_id| fill(connection, batch, boot_id));

@@ -4,15 +4,15 @@
 //! numbered, what was deleted, how many are left. It must not know who publishes, who reads, or how long events are
 //! kept.
 //!
-//! Time is found without an index on it. `behind_ms` says how far a timestamp lies behind the latest one before it: 0,
-//! but where the wall clock was set back. `at_ms + behind_ms` therefore never falls as `seq` rises, and the first event
-//! after an instant is found by halving; those that lie behind have an index of their own. They are few, unless the clock
-//! once showed a time far ahead: then they are all until that time comes, and looking for an instant takes as long as
-//! looking at them.
+//! Time is found without an index on it. `behind_ms` says how far a timestamp lies behind the latest one before it:
+//! 0, but where the wall clock was set back. `at_ms + behind_ms` therefore never falls as `seq` rises, and the first
+//! event after an instant is found by halving; those that lie behind have an index of their own. They are few, unless
+//! the clock once showed a time far ahead: then they are all until that time comes, and looking for an instant takes
+//! as long as looking at them.
 //!
-//! Invariants: numbers rise by one from commit to commit, and none comes twice, whatever is deleted; `gone_seq` is the
-//! highest number ever deleted, so that whoever has read further has missed nothing; counts are written in the commit
-//! of what they count.
+//! Invariants: numbers rise by one from commit to commit, and none comes twice, whatever is deleted; `gone_seq` is
+//! the highest number ever deleted, so that whoever has read further has missed nothing; counts are written in the
+//! commit of what they count.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -233,8 +233,8 @@ impl<W: Fn()> Disk<W> {
         }
     }
 
-    /// Does a slice of what a question takes. When that was not all, it goes behind the others, so that a long one does
-    /// not keep short ones waiting. The slice is one of rows: 500 neighbours by key are a few dozen pages.
+    /// Does a slice of what a question takes. When that was not all, it goes behind the others, so that a long one
+    /// does not keep short ones waiting. The slice is one of rows: 500 neighbours by key are a few dozen pages.
     fn answer(&mut self, mut question: Question) {
         match self.slice_of(&mut question.task) {
             Ok(Slice::Unfinished) => self.questions.push_back(question),

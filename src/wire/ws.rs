@@ -235,8 +235,8 @@ impl Decoder {
         Self::default()
     }
 
-    /// Reads `bytes` and calls `on` for each message that is whole, in order, none over `limit`. When `on` gives false, after a Close and after a fault all further input is
-    /// ignored.
+    /// Reads `bytes` and calls `on` for each message that is whole, in order, none over `limit`. When `on` gives
+    /// false, after a Close and after a fault all further input is ignored.
     ///
     /// # Errors
     /// The first violation, after the messages before it were given out.

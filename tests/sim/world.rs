@@ -1,7 +1,8 @@
 //! The world of a simulation: clocks, the daemon, its sockets and its disk.
 //!
-//! Owns virtual time and the order of a turn, which is the server's. It knows no service: whoever plays and judges one
-//! is a [`Witness`], told of everything in the order in which it happens. A second service joins as a second witness.
+//! Owns virtual time and the order of a turn, which is the server's. It knows no service: whoever plays and judges
+//! one is a [`Witness`], told of everything in the order in which it happens. A second service joins as a second
+//! witness.
 
 use std::cell::Cell;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! The reference: what events are by the contract.
 //!
 //! Owns a second, simple opinion about everything that was ever stored and deleted, in order: who wants what, how an
-//! event is spelled, what a page or a figure was at any instant. It learns from the disk alone, and what it says of an
-//! instant it says of the disk at that instant; it shares no code with the daemon but the printing of instants and the
-//! permutation of ids.
+//! event is spelled, what a page or a figure was at any instant. It learns from the disk alone, and what it says of
+//! an instant it says of the disk at that instant; it shares no code with the daemon but the printing of instants and
+//! the permutation of ids.
 
 use std::collections::HashMap;
 

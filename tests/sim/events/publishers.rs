@@ -1,7 +1,8 @@
 //! Those who publish over sockets, and what becomes of what they have published.
 //!
 //! Owns each message ever published, what its publisher was told of it and what the disk has of it: what is
-//! acknowledged is stored as it was published, what is refused never is, nothing is stored more often than it was sent.
+//! acknowledged is stored as it was published, what is refused never is, nothing is stored more often than it was
+//! sent.
 
 use std::collections::VecDeque;
 

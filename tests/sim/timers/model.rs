@@ -574,8 +574,8 @@ impl Model {
             noun.faces.retain(|revision, _| *revision < face.revision);
             noun.faces.insert(face.revision, face.clone());
             if let Left::Until(mono, stored) = face.left {
-                // The boot times of an end and of the sign of life are of one boot. Should a step of the wall clock lie
-                // between the end's name and the sign of life, they tell what the name ought to be.
+                // The boot times of an end and of the sign of life are of one boot. Should a step of the wall clock
+                // lie between the end's name and the sign of life, they tell what the name ought to be.
                 let ahead_ms = signed(ms_up(mono.saturating_sub(alive.mono.ns())));
                 let named = alive.wall.ms() + ahead_ms - signed(alive.mono.ns().saturating_sub(mono) / MS_NS);
                 let wall = if image.alive.is_some() && (named - stored).abs() >= 20 { named } else { stored };
