@@ -107,12 +107,12 @@ impl Everybody {
 /// What goes on at the pipeline: in some seeds thousands of messages at once.
 fn fair_of(rng: &mut Rng) -> events::Plan {
     let flood = rng.percent(4);
-    let large = rng.pick(&[0, 0, 30]);
+    let large = if flood { 0 } else { rng.pick(&[0, 0, 30]) };
     events::Plan {
-        publishers: if flood { 6 } else { rng.pick(&[1, 3]) },
+        publishers: if flood { 4 } else { rng.pick(&[1, 3]) },
         listeners: rng.pick(&[2, 5, 9]),
-        deeds_per_s: if flood { 4 } else { rng.pick(&[2, 6, 15]) },
-        burst: if flood { 4_000 } else { rng.pick(&[50, 200]) },
+        deeds_per_s: if flood { 6 } else { rng.pick(&[2, 6, 15]) },
+        burst: if flood { 10_000 } else { rng.pick(&[50, 200]) },
         letters_max: if flood {
             14_000
         } else if large > 0 {

@@ -102,10 +102,11 @@ impl Listener {
         matches!(self.manner, Manner::Prompt | Manner::Mute)
     }
 
-    /// It waits for an answer.
+    /// It waits for an answer, or for what it wants to hear of.
     pub fn waits(&self) -> bool {
         let asked = self.asked_end.is_some() && !self.is_on;
-        !self.gone && !self.closed && (asked || !self.updates.is_empty() || self.pings > 0)
+        let waits = asked || !self.updates.is_empty() || self.pings > 0 || self.missing().is_some();
+        !self.gone && !self.closed && waits
     }
 
     /// What it wants, and from where on, when it comes again.

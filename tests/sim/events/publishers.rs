@@ -37,9 +37,11 @@ pub struct Letter {
 /// A message that waits for its answer.
 #[derive(Debug)]
 struct Awaited {
-    /// What was published. `None`: it is no event, and the answer begins with this.
+    /// What was published. `Err`: it is no event, and the answer begins with this.
     letter: Result<usize, &'static str>,
     end: u64,
+    /// When the daemon heard it.
+    heard_ns: u64,
 }
 
 /// A publisher's socket.
@@ -176,7 +178,7 @@ impl Fair {
             60..90 => 20,
             _ => self.plan.burst,
         };
-        let count = if most > 1_000 { self.rng.range(most / 2, most) } else { self.rng.range(1, most) };
+        let count = if most > 1_000 { self.rng.range(most / 4, most) } else { self.rng.range(1, most) };
         let mut bytes = Vec::new();
         for _ in 0..count {
             if self.letters.len() >= self.plan.letters_max || self.publishers[at].awaited.len() > 12_000 {
@@ -205,7 +207,7 @@ impl Fair {
                 Ok(number)
             };
             let publisher = &mut self.publishers[at];
-            publisher.awaited.push_back(Awaited { letter, end: publisher.sent + bytes.len() as u64 });
+            publisher.awaited.push_back(Awaited { letter, end: publisher.sent + bytes.len() as u64, heard_ns: 0 });
         }
         let publisher = &mut self.publishers[at];
         publisher.sent += bytes.len() as u64;
@@ -337,10 +339,12 @@ impl Fair {
         let publisher = &mut self.publishers[at];
         let line = world.net.line(publisher.line);
         let (delivered, is_closed) = (line.delivered, line.closed);
-        while let Some(awaited) = publisher.awaited.get(publisher.heard).filter(|it| it.end <= delivered) {
+        let now = world.now.mono.ns();
+        while let Some(awaited) = publisher.awaited.get_mut(publisher.heard).filter(|it| it.end <= delivered) {
             if let Ok(number) = awaited.letter {
                 self.letters[number].at_ms = Some(world.now.wall.ms());
             }
+            awaited.heard_ns = now;
             publisher.heard += 1;
         }
         if !publisher.upgraded && !line.inbox.is_empty() {
@@ -371,7 +375,16 @@ impl Fair {
         let answers = if publisher.capacity == usize::MAX { 0 } else { publisher.capacity };
         let most = UNANSWERED_MAX + READ_BYTES / 40 + (answers + OUTBOX_BYTES_MAX) / 30 + UNANSWERED_MAX;
         if publisher.heard > most && !publisher.gone && !publisher.closed && publisher.sins == 0 {
-            violated("a publisher who waits for too many answers is not read", &format!("{}", publisher.heard));
+            violated(
+                "a publisher who waits for too many answers is not read",
+                &format!("{} {publisher:.900?} ", publisher.heard),
+            );
+        }
+        // One batch in the disk's hands, and its own behind that; and turns that are late.
+        let patience = u64::try_from((2 * DISK_HANG_MAX).as_nanos()).unwrap() + 8_000_000_000;
+        let oldest = publisher.awaited.front().filter(|_| publisher.heard > 0 && publisher.reads());
+        if oldest.is_some_and(|oldest| oldest.heard_ns + patience < now) && publisher.is_in() && publisher.sins == 0 {
+            violated("nobody waits for a disk that hangs beyond its bound", &format!("{oldest:?}"));
         }
     }
 
@@ -390,7 +403,6 @@ impl Fair {
                     Some(1013) => reason == "Server full",
                     Some(1003) => publisher.sins > 0,
                     Some(1000) | None => publisher.gone,
-                    Some(1008) => reason == "Message not finished in time",
                     _ => false,
                 };
                 if !fits {
