@@ -167,6 +167,9 @@ pub const EVENTS_GATHERED_MAX: usize = 10_000;
 pub const EVENT_BYTES_GATHERED_MAX: usize = 32 << 20;
 /// Unanswered messages of a publisher beyond which it is not read.
 pub const UNANSWERED_MAX: usize = 2_048;
+/// A publisher's message that has begun must be whole within this time, in which it may not be read for as long as a
+/// disk hangs and its answers wait to be taken.
+pub const PUBLISHER_MESSAGE_AGE_MAX: Duration = Duration::from_secs(90);
 /// Subscribers at a time.
 pub const SUBSCRIBERS_MAX: usize = 5_000;
 /// Sockets of publishers and subscribers from one address, unless `--ws-per-address` says otherwise.
@@ -266,6 +269,10 @@ const _: () = {
     assert!(
         FEED_PAGE_BYTES_MAX + 2 * EVENT_PAYLOAD_BYTES_MAX <= FEED_BYTES_MAX,
         "a page more leaves room for answers"
+    );
+    assert!(
+        PUBLISHER_MESSAGE_AGE_MAX.as_secs() > 4 * DISK_HANG_MAX.as_secs(),
+        "a hanging disk is not the publisher's fault"
     );
     assert!(UNANSWERED_MAX * 4 < EVENTS_GATHERED_MAX, "one publisher does not fill the queue");
     assert!(SHUTDOWN_MAX.as_millis() < 1000, "SIGTERM is answered within a second");

@@ -249,12 +249,19 @@ impl Socket {
         self.pace.since(now) <= AHEAD_MAX || matches!(self.listens, Listens::Echo | Listens::Publisher(_))
     }
 
+    /// Until when an unfinished message must be whole. A publisher has longer: it is not read while too many of its
+    /// messages wait for the disk, and cannot finish what is not read.
+    pub fn unfinished_until(&self) -> Mono {
+        match (self.decoder.is_unfinished(), self.listens) {
+            (false, _) => Mono::MAX,
+            (true, Listens::Publisher(_)) => self.unfinished_since + PUBLISHER_MESSAGE_AGE_MAX,
+            (true, _) => self.unfinished_since + MESSAGE_AGE_MAX,
+        }
+    }
+
     /// When something must be said or done next, if the client stays silent and was last `told` something then.
     pub fn patience(&self, told: Mono) -> Mono {
-        let unfinished = match self.decoder.is_unfinished() {
-            true => self.unfinished_since + MESSAGE_AGE_MAX,
-            false => Mono::MAX,
-        };
+        let unfinished = self.unfinished_until();
         (told + KEEPALIVE_AFTER).min(self.pinged + PING_EVERY).min(self.heard + PEER_SILENCE_MAX).min(unfinished)
     }
 }

@@ -11,7 +11,7 @@ use crate::domain::timers::Message as TimerSaid;
 use crate::hub::Hub;
 use crate::hub::conn::{Listens, Phase};
 use crate::hub::outbox::{Bound, Frame, Shared};
-use crate::limits::{KEEPALIVE_AFTER, MESSAGE_AGE_MAX, PEER_SILENCE_MAX, PING_EVERY};
+use crate::limits::{KEEPALIVE_AFTER, PEER_SILENCE_MAX, PING_EVERY};
 use crate::wire::ws::{self, Message};
 
 const TOO_LARGE: &str = "Message too large";
@@ -259,7 +259,7 @@ impl Hub {
             self.metrics.connections_shed.inc();
             return self.kill(index);
         }
-        if socket.decoder.is_unfinished() && due(socket.unfinished_since, MESSAGE_AGE_MAX) {
+        if socket.unfinished_until() <= now.mono {
             self.metrics.connections_shed.inc();
             return self.close_socket(now, index, 1008, "Message not finished in time");
         }
