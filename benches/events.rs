@@ -39,7 +39,7 @@ const AUDIENCE: usize = 5_000;
 /// Time between two events, and two ticks.
 const BEAT: Duration = Duration::from_millis(100);
 /// Reads with each filter.
-const READS: usize = 300;
+const READS: usize = 1_000;
 /// Timers whose ticks must not be late while events are read.
 const TIMERS: usize = 1_000;
 /// How long anything may take.
