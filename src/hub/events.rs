@@ -648,3 +648,149 @@ impl Hub {
         self.feeds.subscribers.get(key as usize).is_some_and(|it| !matches!(it.stage, Stage::Silent(_)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::api;
+    use crate::api::guard::Guard;
+    use crate::api::rates::Rates;
+    use crate::clock::WallMs;
+    use crate::domain::countdown::Second;
+    use crate::domain::disk::{Done, Image, Job, Query};
+    use crate::domain::events::Kind;
+    use crate::domain::timers;
+    use crate::hub::{Settings, Sockets};
+    use crate::keys::Keys;
+
+    /// A kernel that takes everything.
+    #[derive(Default)]
+    struct Lines(Vec<u8>);
+
+    impl Sockets for Lines {
+        fn send(&mut self, _: u32, bytes: &[u8]) -> io::Result<usize> {
+            self.0.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn send_vectored(&mut self, index: u32, frames: &[io::IoSlice<'_>]) -> io::Result<usize> {
+            frames.iter().map(|frame| self.send(index, frame)).sum()
+        }
+
+        fn finish(&mut self, _: u32) {}
+
+        fn close(&mut self, _: u32) {}
+    }
+
+    impl Lines {
+        /// The numbers of the events that have come since it was last asked.
+        fn seqs(&mut self) -> Vec<u64> {
+            let text = String::from_utf8_lossy(&std::mem::take(&mut self.0)).into_owned();
+            let numbers = text.split(r#""seq":"#).skip(1);
+            numbers.map(|rest| rest.split('}').next().unwrap().parse().unwrap()).collect()
+        }
+    }
+
+    fn hub(now: Now) -> Hub {
+        let outage = timers::Outage::RunOn;
+        let settings = Settings {
+            timers: timers::Settings { timers_max: 1, second: Second::REAL, outage, keep_finished: None },
+            guard: Guard::new(Keys::default(), false, Vec::new(), Vec::new()),
+            limits: api::Limits { clients_per_timer: 1, sockets_per_address: None },
+            rates: Rates::OFF,
+            connections_max: 10,
+            keep_history: None,
+            keep_events: None,
+            keep_events_max: None,
+            seed: [1; 32],
+        };
+        Hub::new(now, settings, Image::default()).unwrap().0
+    }
+
+    fn turn(hub: &mut Hub, now: Now, done: Vec<Done>, lines: &mut Lines) -> Vec<Job> {
+        hub.begin(now);
+        done.into_iter().for_each(|done| hub.handle_done(now, done));
+        let jobs = hub.take_jobs(now);
+        hub.flush(now, lines);
+        jobs
+    }
+
+    fn subscribe(hub: &mut Hub, now: Now) {
+        let index = hub.accept(now, IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
+        let upgrade = "GET /ws/subscribe HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        hub.receive(now, index, upgrade.as_bytes());
+        // `{}` in a frame whose mask is zeros.
+        hub.receive(now, index, b"\x81\x82\0\0\0\0{}");
+    }
+
+    fn batch(number: u64, events: usize, now: Now) -> Batch {
+        let event = Event {
+            kind: Kind::QuizStarted,
+            source: "t".into(),
+            session: None,
+            user: None,
+            payload: "{}".into(),
+            at: now.wall,
+        };
+        Batch { number, alive: now, follows: Vec::new(), commands: vec![Record::Event(event); events] }
+    }
+
+    fn asked(jobs: &[Job]) -> Vec<(u64, Order)> {
+        let asked = |job: &Job| match job {
+            Job::Ask(ticket, Query::Events(search)) => Some((*ticket, search.order)),
+            _ => None,
+        };
+        jobs.iter().filter_map(asked).collect()
+    }
+
+    #[test]
+    fn more_than_can_be_routed_comes_by_pages_from_where_routing_had_come() {
+        let now = Now { mono: Mono::from_ns(1), wall: WallMs::from_ms(0) };
+        let (mut hub, mut lines) = (hub(now), Lines::default());
+        subscribe(&mut hub, now);
+        let jobs = turn(&mut hub, now, vec![Done::Written(batch(1, 3, now), 3)], &mut lines);
+        assert_eq!((lines.seqs(), asked(&jobs)), (vec![1, 2, 3], vec![]));
+        let last_seq = EVENTS_UNROUTED_MAX as u64 + 4;
+        let flood = Done::Written(batch(2, EVENTS_UNROUTED_MAX + 1, now), last_seq);
+        let jobs = turn(&mut hub, now, vec![flood], &mut lines);
+        assert_eq!((lines.seqs(), asked(&jobs)), (vec![], vec![(1, Order::After(3))]));
+        // While it is behind, what is released is not for it; it goes live when a page ends with the last event.
+        let stored = |seq| {
+            let mut batch = batch(0, 1, now).commands.into_iter();
+            Stored { seq, event: batch.next().and_then(Record::into_event).unwrap() }
+        };
+        let page = Page { events: vec![stored(last_seq + 1)], upto: last_seq + 1, is_last: true };
+        let done = vec![
+            Done::Written(batch(3, 1, now), last_seq + 1),
+            Done::Answered(1, Ok(Answer::Events(Ok(page)))),
+            Done::Written(batch(4, 1, now), last_seq + 2),
+        ];
+        let jobs = turn(&mut hub, now, done, &mut lines);
+        assert_eq!((lines.seqs(), asked(&jobs)), (vec![last_seq + 1, last_seq + 2], vec![]));
+    }
+
+    #[test]
+    fn a_batch_of_thousands_is_routed_over_as_many_turns_as_it_takes_and_in_order() {
+        let now = Now { mono: Mono::from_ns(1), wall: WallMs::from_ms(0) };
+        let (mut hub, mut lines) = (hub(now), Lines::default());
+        subscribe(&mut hub, now);
+        turn(&mut hub, now, Vec::new(), &mut lines);
+        lines.seqs();
+        hub.feeds.looks_left = 0;
+        hub.handle_done(now, Done::Written(batch(1, 500, now), 500));
+        assert!(hub.is_routing() && hub.has_backlog());
+        hub.flush(now, &mut lines);
+        assert!(lines.seqs().is_empty());
+        hub.feeds.looks_left = 20;
+        hub.route_events(now);
+        hub.flush(now, &mut lines);
+        // One look for the event and one for the one subscriber.
+        assert_eq!(lines.seqs(), (1..=10).collect::<Vec<_>>());
+        turn(&mut hub, now, Vec::new(), &mut lines);
+        assert_eq!((lines.seqs(), hub.is_routing()), ((11..=500).collect::<Vec<_>>(), false));
+    }
+}
