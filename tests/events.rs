@@ -577,6 +577,16 @@ fn a_body_may_have_512_kib_and_must_call_itself_json_or_nothing() {
     // The larger bound is the events' own.
     let large = format!("{{\"duration_seconds\":60}}{}", " ".repeat(64 << 10));
     assert_eq!(daemon.request("POST", "/timers", &[JSON], Some(&large)).status, 413);
+    // And it is for those who may publish.
+    let daemon = Daemon::start(&["--ephemeral", "--require-auth"], &[("API_KEY", "sekrit")]);
+    let padded = format!("{least}{}", " ".repeat(100 << 10));
+    let status = |fields: &[(&str, &str)]| {
+        let mut http = daemon.connect();
+        // It may be refused before it has come in whole.
+        let _ = http.stream.write_all(&request_bytes("POST", "/events", fields, Some(&padded)));
+        http.response().status
+    };
+    assert_eq!((status(&[JSON]), status(&[JSON, ("X-API-Key", "sekrit")])), (413, 201));
 }
 
 #[test]

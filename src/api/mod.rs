@@ -171,7 +171,8 @@ impl Api {
     /// Bytes that the body of this request may have.
     pub fn body_bytes_max(&self, head: &Head) -> usize {
         match self.routes.find(&head.path) {
-            Some(((_, Route::Events, _), _)) => EVENT_BODY_BYTES_MAX,
+            // Strangers do not get to fill the memory for unfinished input with bodies of this size.
+            Some(((_, Route::Events, _), _)) if self.admit(head).is_ok() => EVENT_BODY_BYTES_MAX,
             _ => BODY_BYTES_MAX,
         }
     }
