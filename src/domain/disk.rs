@@ -17,7 +17,7 @@ pub enum Job {
     Write(Batch),
     /// Answer when there is time, with the same ticket.
     Ask(u64, Query),
-    /// Forget what is old, in slices, when there is time. One that is not done yet is part of a newer one.
+    /// Forget what is old, in slices, when there is time. Of two orders of a kind one is enough: the next is never far.
     Forget(Old),
     /// Checkpoint and end.
     Close,
