@@ -65,12 +65,20 @@ pub struct Config {
     pub clients_per_timer: u32,
     /// Timers held, finished ones included, 1..`limits::TIMERS_MAX_CEILING`.
     pub timers_max: u32,
+    /// Sessions held, ended ones included, 1..`limits::SESSIONS_MAX_CEILING`.
+    pub sessions_max: u32,
+    /// Whether only candidates are admitted who have been put.
+    pub known_candidates_only: bool,
+    /// Whether candidates need no key.
+    pub open_candidates: bool,
     /// Connections served at a time, 1..`limits::CONNECTIONS_MAX_CEILING`.
     pub connections_max: u32,
-    /// How long a finished timer keeps its place; none means forever.
+    /// How long a finished timer, or an ended session, keeps its place; none means forever.
     pub keep_finished: Option<Duration>,
     /// How long history is kept; none means forever.
     pub keep_history: Option<Duration>,
+    /// How long it is kept what came of sessions; none means forever.
+    pub keep_results: Option<Duration>,
     /// How long events are kept; none means forever.
     pub keep_events: Option<Duration>,
     /// How many events are kept; none means all.
@@ -224,14 +232,18 @@ impl Config {
             ("second-ms", self.second_ms.to_string()),
             ("require-auth", self.require_auth.to_string()),
             ("open", self.open.to_string()),
+            ("open-candidates", self.open_candidates.to_string()),
+            ("known-candidates-only", self.known_candidates_only.to_string()),
             ("keys", listed(key_sources, "none")),
             ("trusted-proxy", listed(self.trusted_proxies.iter().map(ToString::to_string).collect(), "none")),
             ("cors-origin", listed(self.cors_origins.clone(), "*")),
             ("clients-per-timer", self.clients_per_timer.to_string()),
             ("max-timers", self.timers_max.to_string()),
+            ("max-sessions", self.sessions_max.to_string()),
             ("max-connections", self.connections_max.to_string()),
             ("keep-finished", keep_text(self.keep_finished)),
             ("keep-history", keep_text(self.keep_history)),
+            ("keep-results", keep_text(self.keep_results)),
             ("keep-events", keep_text(self.keep_events)),
             ("keep-events-max", self.keep_events_max.map_or("all".into(), |most| most.to_string())),
             ("rate-publish", self.rates.publish.to_string()),
@@ -244,7 +256,7 @@ impl Config {
         ];
         rows.iter().fold(String::new(), |mut text, (name, value)| {
             // Writing to a String does not fail.
-            let _ = writeln!(text, "{name:<18} {value}");
+            let _ = writeln!(text, "{name:<22} {value}");
             text
         })
     }
@@ -345,6 +357,13 @@ struct Flags {
     #[arg(value_parser = keep, help_heading = "Store")]
     keep_history: Keep,
 
+    /// How long it is kept what came of exam sessions, counted from their end: 365d, or forever (units s, m, h, d, w)
+    ///
+    /// Answers are personal data: older ones are deleted for good, once their session no longer keeps its place.
+    #[arg(long, env = "TIMERD_KEEP_RESULTS", value_name = "DURATION", default_value = "forever")]
+    #[arg(value_parser = keep, help_heading = "Store")]
+    keep_results: Keep,
+
     /// How long events are kept, by their timestamps: 90d, or forever (units s, m, h, d, w)
     ///
     /// Older ones are deleted for good. Whoever has not read them yet is told so (410, or close 4010).
@@ -357,14 +376,14 @@ struct Flags {
     #[arg(value_parser = |text: &str| number(text, 1, u32::MAX))]
     keep_events_max: Option<u32>,
 
-    /// What a time without the daemon (crash, reboot) means for running timers
+    /// What a time without the daemon (crash, reboot) means for running timers and sessions
     ///
     /// run-on: the exam's clock went on. freeze: it counts as a pause.
     #[arg(long, env = "TIMERD_OUTAGE", value_name = "POLICY", default_value = "run-on", help_heading = "Timers")]
     #[arg(value_parser = PossibleValuesParser::new(["run-on", "freeze"]).map(outage))]
     outage: Outage,
 
-    /// How long a finished timer keeps its place: 7d, or forever (units s, m, h, d, w)
+    /// How long a finished timer, or an ended exam session, keeps its place: 7d, or forever (units s, m, h, d, w)
     #[arg(long, env = "TIMERD_KEEP_FINISHED", value_name = "DURATION", default_value_t = Keep::FINISHED)]
     #[arg(value_parser = keep, help_heading = "Timers")]
     keep_finished: Keep,
@@ -381,6 +400,14 @@ struct Flags {
     #[arg(long, env = "TIMERD_OPEN", help_heading = "Access", value_parser = boolean)]
     open: bool,
 
+    /// Let candidates sit exams without a key, even where keys are asked for: a session's id is theirs alone
+    #[arg(long, env = "TIMERD_OPEN_CANDIDATES", help_heading = "Access", value_parser = boolean)]
+    open_candidates: bool,
+
+    /// Admit only candidates who have been put by PUT /delivery/candidates/ID
+    #[arg(long, env = "TIMERD_KNOWN_CANDIDATES_ONLY", help_heading = "Access", value_parser = boolean)]
+    known_candidates_only: bool,
+
     /// Clients of one timer; those with an instructor's key do not count
     #[arg(long, env = "TIMERD_CLIENTS_PER_TIMER", value_name = "N", help_heading = "Limits")]
     #[arg(default_value_t = limits::CLIENTS_PER_TIMER_DEFAULT)]
@@ -392,6 +419,12 @@ struct Flags {
     #[arg(default_value_t = limits::TIMERS_MAX_DEFAULT)]
     #[arg(value_parser = |text: &str| number(text, 1, limits::TIMERS_MAX_CEILING))]
     max_timers: u32,
+
+    /// Exam sessions held, ended ones included
+    #[arg(long, env = "TIMERD_MAX_SESSIONS", value_name = "N", help_heading = "Limits")]
+    #[arg(default_value_t = limits::SESSIONS_MAX_DEFAULT)]
+    #[arg(value_parser = |text: &str| number(text, 1, limits::SESSIONS_MAX_CEILING))]
+    max_sessions: u32,
 
     /// Connections served at a time; the process's limit of open files must allow it
     #[arg(long, env = "TIMERD_MAX_CONNECTIONS", value_name = "N", help_heading = "Limits")]
@@ -685,9 +718,13 @@ fn config_of(flags: Flags, matches: &ArgMatches, around: &Surroundings) -> Resul
         cors_origins: if any_origin { Vec::new() } else { flags.cors_origin },
         clients_per_timer: flags.clients_per_timer,
         timers_max: flags.max_timers,
+        sessions_max: flags.max_sessions,
+        known_candidates_only: flags.known_candidates_only,
+        open_candidates: flags.open_candidates,
         connections_max: flags.max_connections,
         keep_finished: flags.keep_finished.0,
         keep_history: flags.keep_history.0,
+        keep_results: flags.keep_results.0,
         keep_events: flags.keep_events.0,
         keep_events_max: flags.keep_events_max.map(u64::from),
         rates: Rates { publish: flags.rate_publish, query: flags.rate_query, admin: flags.rate_admin },
@@ -839,9 +876,13 @@ mod tests {
                 cors_origins: vec![],
                 clients_per_timer: 100,
                 timers_max: 1000,
+                sessions_max: 120_000,
+                known_candidates_only: false,
+                open_candidates: false,
                 connections_max: 110_000,
                 keep_finished: Some(Duration::from_secs(7 * 86_400)),
                 keep_history: None,
+                keep_results: None,
                 keep_events: None,
                 keep_events_max: None,
                 rates: Rates::default(),
@@ -861,7 +902,8 @@ mod tests {
                     --cors-origin https://A.example:443 --cors-origin http://b:8080 --clients-per-timer 7 \
                     --max-timers 8 --max-connections 9 --keep-finished 90m --keep-history 2w --log-level trace \
                     --keep-events 90d --keep-events-max 1000000 --rate-publish 50/second --rate-query off \
-                    --rate-admin 7/hour --ws-per-address off \
+                    --rate-admin 7/hour --ws-per-address off --max-sessions 11 --known-candidates-only \
+                    --open-candidates --keep-results 3d \
                     --log-level-file l --log-format journal";
         let expected = Config {
             listen: ["127.0.0.1:1", "[::1]:2", "10.0.0.1:3"].map(|a| a.parse().unwrap()).to_vec(),
@@ -877,9 +919,13 @@ mod tests {
             cors_origins: vec!["https://a.example".into(), "http://b:8080".into()],
             clients_per_timer: 7,
             timers_max: 8,
+            sessions_max: 11,
+            known_candidates_only: true,
+            open_candidates: true,
             connections_max: 9,
             keep_finished: Some(Duration::from_secs(5400)),
             keep_history: Some(Duration::from_secs(14 * 86_400)),
+            keep_results: Some(Duration::from_secs(3 * 86_400)),
             keep_events: Some(Duration::from_secs(90 * 86_400)),
             keep_events_max: Some(1_000_000),
             rates: Rates {
@@ -895,8 +941,8 @@ mod tests {
         assert_eq!(config(line), expected);
         assert_eq!(config(&format!("check-config {line}")), expected);
         assert_eq!(config("--data-dir /x").data, DataDir::Directory("/x".into()));
-        assert!(expected.summary().contains("cors-origin        https://a.example, http://b:8080\n"));
-        assert!(expected.summary().contains("keep-finished      90m\n"));
+        assert!(expected.summary().contains("cors-origin            https://a.example, http://b:8080\n"));
+        assert!(expected.summary().contains("keep-finished          90m\n"));
     }
 
     #[test]
@@ -1136,14 +1182,14 @@ mod tests {
             "--log-level warn",
         );
         for row in [
-            "listen             127.0.0.1:1, [::1]:2\n",
-            "data               kept in memory only (--ephemeral)\n",
-            "second-ms          200\n",
-            "open               false\n",
-            "keys               API_KEY\n",
-            "max-timers         5\n",
-            "keep-history       30d\n",
-            "log-level          warn\n",
+            "listen                 127.0.0.1:1, [::1]:2\n",
+            "data                   kept in memory only (--ephemeral)\n",
+            "second-ms              200\n",
+            "open                   false\n",
+            "keys                   API_KEY\n",
+            "max-timers             5\n",
+            "keep-history           30d\n",
+            "log-level              warn\n",
         ] {
             assert!(summary.contains(row), "{row} in {summary}");
         }

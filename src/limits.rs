@@ -203,6 +203,66 @@ pub const HOUR: Duration = Duration::from_secs(3_600);
 pub const RATE_ADDRESSES_MAX: usize = 100_000;
 
 // ---------------------------------------------------------------------------------------------------------------
+// Delivery.
+
+/// Assessments held.
+pub const ASSESSMENTS_MAX: usize = 1_000;
+/// Bytes of an assessment's body; beyond them 413.
+pub const ASSESSMENT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of the content of all assessments held, old versions that sessions still use included.
+pub const ASSESSMENTS_BYTES_MAX: usize = 256 << 20;
+/// Items of one assessment.
+pub const ITEMS_MAX: usize = 500;
+/// Sections of one assessment: as many as could have an item each.
+pub const SECTIONS_MAX: usize = ITEMS_MAX;
+/// Characters of the ids of assessments, sections, items, candidates and test takers.
+pub const DELIVERY_ID_CHARS_MAX: usize = 200;
+/// Objects and lists within each other in an item's content, or a response: as in an event's payload.
+pub const CONTENT_DEPTH_MAX: usize = EVENT_PAYLOAD_DEPTH_MAX;
+/// Attempts that an assessment may allow, if it limits them.
+pub const ATTEMPTS_MAX: u32 = 1_000;
+/// Seconds after the deadline in which a hand-in may still be taken.
+pub const GRACE_S_MAX: u32 = 3_600;
+/// The grace of an assessment that names none, in seconds.
+pub const GRACE_S_DEFAULT: u32 = 10;
+/// Seconds that one extension may add to a session.
+pub const SESSION_EXTEND_S_MAX: u32 = 7_200;
+/// Characters of an extension's reason.
+pub const REASON_CHARS_MAX: usize = 500;
+/// Candidates known by name.
+pub const CANDIDATES_MAX: usize = 200_000;
+/// Sessions held, ended ones included, unless `--max-sessions` says otherwise.
+pub const SESSIONS_MAX_DEFAULT: u32 = 120_000;
+/// The most `--max-sessions` may say: all of them pause at one instant, in one commit.
+pub const SESSIONS_MAX_CEILING: u32 = 200_000;
+/// Sockets of one session: a candidate's devices, and old sockets that are not yet noticed to be dead.
+pub const SOCKETS_PER_SESSION: u32 = 5;
+/// Bytes of a response as compact JSON.
+pub const RESPONSE_BYTES_MAX: usize = 64 << 10;
+/// Bytes of all responses of a session.
+pub const RESPONSES_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a message or body with one answer.
+pub const ANSWER_BYTES_MAX: usize = 96 << 10;
+/// Bytes of a body that hands in; beyond them 413.
+pub const SUBMIT_BYTES_MAX: usize = 2 << 20;
+/// Bytes of responses that wait for the disk to take the batch before; beyond them 503.
+pub const RESPONSE_BYTES_GATHERED_MAX: usize = 64 << 20;
+/// Bytes that may wait in the outbox of a candidate's socket: the largest item there can be, and the next.
+pub const CANDIDATE_OUTBOX_BYTES_MAX: usize = 2 * ASSESSMENT_BYTES_MAX + OUTBOX_BYTES_MAX;
+/// Unanswered messages of a candidate's socket beyond which it is not read.
+pub const CANDIDATE_UNANSWERED_MAX: usize = 256;
+/// Bytes of what a client calls its message, which comes back with the answer.
+pub const REF_BYTES_MAX: usize = 1 << 10;
+/// How late a session's tick may be: all that fall into one such slot are told at its end, in one encoding.
+pub const TICK_SLOT: Duration = Duration::from_millis(10);
+/// Sessions of one page of a list.
+pub const SESSION_ROWS_PAGE_MAX: usize = 1_000;
+/// Bytes of responses at which a page of results ends; one session's may be more.
+pub const RESULTS_PAGE_BYTES_MAX: usize = 256 << 10;
+/// Long answers given page by page at a time.
+pub const EXPORTS_MAX: usize = 64;
+
+// ---------------------------------------------------------------------------------------------------------------
 // One turn of the loop: what is left over goes to the next turn, so that nobody waits for a burst to end.
 
 /// Connections accepted in one turn: about 10 ms of accept(2).
@@ -239,8 +299,9 @@ pub const DISK_JOBS_MAX: usize = 1_024;
 pub const DISK_ANSWERS_MAX: usize = 16;
 /// Reads that may wait for the disk; beyond them 503.
 pub const QUERIES_MAX: usize = 512;
-/// Records of one batch; a command that would exceed it is answered 503.
-pub const BATCH_RECORDS_MAX: usize = 40_000;
+/// Records that gather for one batch; commands beyond them are answered 503. A thousand hand-ins of a hundred answers
+/// each, or a pause of every session there may be.
+pub const BATCH_RECORDS_MAX: usize = 250_000;
 /// A slice of reading or deleting between two batches ends after this many rows.
 pub const SLICE_ROWS_MAX: u32 = 500;
 /// A batch that has not come back after this time leaves its outcome unknown.
@@ -264,6 +325,12 @@ const _: () = {
     assert!(BULK_IDS_MAX * 32 < BODY_BYTES_MAX, "a full bulk call fits into a body");
     assert!(BATCH_RECORDS_MAX >= 6 * BULK_IDS_MAX, "one bulk call with its history and events fits into a batch");
     assert!(BATCH_RECORDS_MAX >= 3 * EVENTS_GATHERED_MAX, "a flood of events with keys leaves room for commands");
+    assert!(BATCH_RECORDS_MAX > SESSIONS_MAX_CEILING as usize, "every session pauses in one commit");
+    assert!(RESPONSE_BYTES_MAX - 1 <= u16::MAX as usize, "the size of a response fits into a session's mark");
+    assert!(ITEMS_MAX <= u16::MAX as usize, "an item's number fits into 16 bits");
+    assert!(ANSWER_BYTES_MAX > RESPONSE_BYTES_MAX, "the largest response fits into a message");
+    assert!(SUBMIT_BYTES_MAX > RESPONSES_BYTES_MAX, "everything can be handed in at once");
+    assert!(RESPONSE_BYTES_GATHERED_MAX > 8 * SUBMIT_BYTES_MAX, "whatever is allowed can be handed in");
     assert!(EVENT_BYTES_GATHERED_MAX >= 8 * EVENT_BODY_BYTES_MAX, "whatever is allowed can be published");
     assert!(FEED_BYTES_MAX >= 2 * EVENT_PAYLOAD_BYTES_MAX, "a subscriber takes any event");
     assert!(

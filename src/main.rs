@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use timerd::config::{self, Access, Config, DataDir, Exit, Invocation};
 use timerd::domain::countdown::Second;
-use timerd::domain::timers;
+use timerd::domain::{delivery, timers};
 use timerd::hub::{self, Hub};
 use timerd::keys;
 use timerd::server::listen::Listeners;
@@ -61,6 +61,9 @@ fn serve(config: Config) -> Result<(), Exit> {
     };
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| failure(&format!("the system gives no random bytes: {error}")))?;
+    let mut guard =
+        api::guard::Guard::new(keys, keys_required, config.cors_origins.clone(), config.trusted_proxies.clone());
+    guard.open_candidates = config.open_candidates;
     let settings = hub::Settings {
         timers: timers::Settings {
             timers_max: config.timers_max,
@@ -68,12 +71,14 @@ fn serve(config: Config) -> Result<(), Exit> {
             outage: config.outage,
             keep_finished: config.keep_finished,
         },
-        guard: api::guard::Guard::new(
-            keys,
-            keys_required,
-            config.cors_origins.clone(),
-            config.trusted_proxies.clone(),
-        ),
+        delivery: delivery::Settings {
+            sessions_max: config.sessions_max,
+            known_only: config.known_candidates_only,
+            keep_finished: config.keep_finished,
+            second: Second::from_ms(config.second_ms),
+            outage: config.outage,
+        },
+        guard,
         limits: api::Limits {
             clients_per_timer: config.clients_per_timer,
             sockets_per_address: config.sockets_per_address,
@@ -81,6 +86,7 @@ fn serve(config: Config) -> Result<(), Exit> {
         rates: config.rates,
         connections_max,
         keep_history: config.keep_history,
+        keep_results: config.keep_results,
         keep_events: config.keep_events,
         keep_events_max: config.keep_events_max,
         seed,

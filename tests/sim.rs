@@ -38,6 +38,7 @@ use timerd::api::guard::Guard;
 use timerd::api::rates::Rates;
 use timerd::clock::Now;
 use timerd::domain::countdown::Second;
+use timerd::domain::delivery::Settings as DeliverySettings;
 use timerd::domain::disk::{Done, Image};
 use timerd::domain::effects::Batch;
 use timerd::domain::timers::{Outage, Settings as TimerSettings};
@@ -164,11 +165,19 @@ fn play(seed: u64) -> Tally {
                 outage: if plan.freeze { Outage::Freeze } else { Outage::RunOn },
                 keep_finished: plan.keep_ms.map(Duration::from_millis),
             },
+            delivery: DeliverySettings {
+                sessions_max: 1000,
+                known_only: false,
+                keep_finished: None,
+                second: Second::REAL,
+                outage: if plan.freeze { Outage::Freeze } else { Outage::RunOn },
+            },
             guard: Guard::new(Keys::default(), false, Vec::new(), Vec::new()),
             limits: Limits { clients_per_timer: plan.clients_per_timer, sockets_per_address: fair.sockets_max },
             rates: Rates::OFF,
             connections_max: 400,
             keep_history: None,
+            keep_results: None,
             keep_events: fair.keep_ms.map(Duration::from_millis),
             keep_events_max: fair.keep_max,
             seed: [7; 32],

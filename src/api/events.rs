@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::api::answer::{self, error_text, faults, unavailable};
 use crate::api::form::{self, Fault, Form};
 use crate::api::rates::Group;
-use crate::api::raw::{self, Unfit};
+use crate::api::raw;
 use crate::api::routes::Route;
 use crate::api::time::date_time_us;
 use crate::api::{Api, Outcome, World, replays};
@@ -210,11 +210,11 @@ pub fn publish(event: Event, engine: &mut Engine, degraded: Option<&str>) -> Res
 }
 
 /// All faults in one line.
-fn sentence(faults: &[Fault]) -> String {
+pub(super) fn sentence(faults: &[Fault]) -> String {
     faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("; ")
 }
 
-fn is_object(text: &str) -> bool {
+pub(super) fn is_object(text: &str) -> bool {
     text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{')
 }
 
@@ -223,7 +223,7 @@ fn fault(kind: &'static str, field: &str, msg: impl Into<String>, given: &RawVal
 }
 
 /// The text of a JSON string.
-fn text(raw: &RawValue) -> Option<Arc<str>> {
+pub(super) fn text(raw: &RawValue) -> Option<Arc<str>> {
     let quoted = raw.get().strip_prefix('"')?.strip_suffix('"')?;
     match quoted.contains('\\') {
         false => Some(Arc::from(quoted)),
@@ -294,14 +294,7 @@ fn payload_of(given: Option<&RawValue>, faults: &mut Vec<Fault>) -> Option<Arc<s
     match raw::compact(given.get(), limits) {
         Ok(payload) => Some(Arc::from(payload)),
         Err(unfit) => {
-            let msg = match unfit {
-                Unfit::Keys => format!("Dictionary should have at most {EVENT_PAYLOAD_KEYS_MAX} keys"),
-                Unfit::Bytes => format!("Dictionary should have at most {EVENT_PAYLOAD_BYTES_MAX} bytes as JSON"),
-                Unfit::Depth => format!("Dictionary should be nested at most {EVENT_PAYLOAD_DEPTH_MAX} levels deep"),
-                Unfit::Surrogate => "A \\u escape is half a surrogate pair".to_owned(),
-                Unfit::Number => "A number is out of range".to_owned(),
-            };
-            faults.push(fault("value_error", "payload", msg, given));
+            faults.push(fault("value_error", "payload", limits.refusal(unfit), given));
             None
         }
     }
@@ -593,12 +586,7 @@ impl Speller {
 fn quote(text: Option<&str>, out: &mut String) {
     match text {
         None => out.push_str("null"),
-        Some(text) if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') => {
-            out.push('"');
-            out.push_str(text);
-            out.push('"');
-        }
-        Some(text) => out.push_str(&Value::from(text).to_string()),
+        Some(text) => raw::push_string(text, out),
     }
 }
 

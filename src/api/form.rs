@@ -50,6 +50,12 @@ impl Fault {
         self.kind == "json_invalid"
     }
 
+    /// The same, further down.
+    pub fn under(mut self, path: &[Value]) -> Self {
+        self.loc.splice(0..1, path.iter().cloned());
+        self
+    }
+
     fn at(mut self, index: usize) -> Self {
         self.loc.push(json!(index));
         self
@@ -96,9 +102,9 @@ pub fn no_json(error: &serde_json::Error) -> Fault {
     fault
 }
 
-/// A body's object or a request's query, field by field.
+/// A body's object, one within it, or a request's query, field by field.
 pub struct Form<'a> {
-    place: &'static str,
+    path: Vec<Value>,
     fields: &'a Map<String, Value>,
     faults: Vec<Fault>,
 }
@@ -109,19 +115,27 @@ impl<'a> Form<'a> {
     /// # Errors
     /// One fault, at `body`, when it is something else.
     pub fn body(body: &'a Value) -> Result<Self, Vec<Fault>> {
-        match body {
-            Value::Object(fields) => Ok(Form { place: "body", fields, faults: Vec::new() }),
-            Value::Null => Err(vec![Fault::new("missing", &["body"], "Field required")]),
+        Form::object(body, vec![json!("body")])
+    }
+
+    /// The fields of an object at `path`.
+    ///
+    /// # Errors
+    /// One fault, there, when it is something else.
+    pub fn object(object: &'a Value, path: Vec<Value>) -> Result<Self, Vec<Fault>> {
+        match object {
+            Value::Object(fields) => Ok(Form { path, fields, faults: Vec::new() }),
+            Value::Null => Err(vec![Fault::new("missing", &["body"], "Field required").under(&path)]),
             other => {
                 let msg = "Input should be a valid dictionary or object";
-                Err(vec![Fault::new("model_attributes_type", &["body"], msg).of(other)])
+                Err(vec![Fault::new("model_attributes_type", &["body"], msg).under(&path).of(other)])
             }
         }
     }
 
     /// The fields of a query string.
     pub fn query(fields: &'a Map<String, Value>) -> Self {
-        Form { place: "query", fields, faults: Vec::new() }
+        Form { path: vec![json!("query")], fields, faults: Vec::new() }
     }
 
     /// Nothing was wrong.
@@ -139,12 +153,77 @@ impl<'a> Form<'a> {
 
     /// Adds a fault at the field `name`.
     pub fn fault(&mut self, kind: &'static str, name: &str, msg: impl Into<String>) {
-        let fault = Fault::new(kind, &[self.place, name], msg);
+        let fault = Fault::new(kind, &["body", name], msg).under(&self.path);
         let fault = match self.raw(name) {
             Some(input) => fault.of(input),
             None => fault,
         };
         self.faults.push(fault);
+    }
+
+    /// Whether nothing has been wrong so far.
+    pub fn is_sound(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    /// Faults that were found further down.
+    pub fn absorb(&mut self, faults: Vec<Fault>) {
+        self.faults.extend(faults);
+    }
+
+    /// The elements of a required list of at least `least` and at most `most`, each with its path.
+    pub fn list(&mut self, name: &str, least: usize, most: usize) -> Vec<(Vec<Value>, &'a Value)> {
+        match self.raw(name) {
+            None => self.fault("missing", name, "Field required"),
+            Some(Value::Array(list)) if list.len() < least => {
+                self.fault(
+                    "too_short",
+                    name,
+                    format!("List should have at least {least} item after validation, not 0"),
+                );
+            }
+            Some(Value::Array(list)) if list.len() > most => {
+                let msg = format!("List should have at most {most} items after validation, not {}", list.len());
+                self.faults.push(Fault::new("too_long", &["body", name], msg).under(&self.path));
+            }
+            Some(Value::Array(list)) => {
+                let path = |index| self.path.iter().cloned().chain([json!(name), json!(index)]).collect();
+                return list.iter().enumerate().map(|(index, value)| (path(index), value)).collect();
+            }
+            Some(_) => self.fault("list_type", name, "Input should be a valid list"),
+        }
+        Vec::new()
+    }
+
+    /// A required name of something: so many Unicode scalar values, none of them a control character.
+    pub fn name(&mut self, name: &str, chars_max: usize) -> Arc<str> {
+        if self.raw(name).is_none() {
+            self.fault("missing", name, "Field required");
+            return Arc::from("");
+        }
+        let text = self.text(name, 1..=chars_max, "");
+        if text.chars().any(char::is_control) {
+            self.fault("value_error", name, "String should have no control characters");
+        }
+        text
+    }
+
+    /// One of these words; the first when it is not there.
+    pub fn word<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Option<T> {
+        let Some(value) = self.raw(name).filter(|value| !value.is_null()) else {
+            return words.first().map(|(_, first)| *first);
+        };
+        let found = words.iter().find(|(word, _)| value.as_str() == Some(word)).map(|(_, found)| *found);
+        if found.is_none() {
+            let quoted: Vec<String> = words.iter().map(|(word, _)| format!("'{word}'")).collect();
+            let msg = match (value.as_str(), quoted.split_last()) {
+                (Some("ADAPTIVE"), _) => "ADAPTIVE is not supported".to_owned(),
+                (_, Some((last, rest))) => format!("Input should be {} or {last}", rest.join(", ")),
+                (_, None) => String::new(),
+            };
+            self.fault("literal_error", name, msg);
+        }
+        found
     }
 
     /// A required whole number within `range`.
@@ -244,7 +323,8 @@ impl<'a> Form<'a> {
                 Ok(number) if numbers.contains(&number) => {}
                 Ok(number) => numbers.push(number),
                 Err((kind, msg)) => {
-                    self.faults.push(Fault::new(kind, &[self.place, name], msg).at(index).of(value));
+                    let fault = Fault::new(kind, &["body", name], msg).under(&self.path);
+                    self.faults.push(fault.at(index).of(value));
                 }
             }
         }

@@ -24,6 +24,8 @@ pub struct Guard {
     pub origins: Vec<String>,
     /// Proxies whose word about a client's address is taken.
     pub trusted_proxies: Vec<IpAddr>,
+    /// Whether candidates need no key: the id of a session lets them in.
+    pub open_candidates: bool,
     anonymous: Actor,
 }
 
@@ -48,7 +50,8 @@ pub enum Barred {
 impl Guard {
     /// Rules over `keys`.
     pub fn new(keys: Keys, keys_required: bool, origins: Vec<String>, trusted_proxies: Vec<IpAddr>) -> Self {
-        Guard { keys, keys_required, origins, trusted_proxies, anonymous: Arc::from(ANONYMOUS) }
+        let anonymous = Arc::from(ANONYMOUS);
+        Guard { keys, keys_required, origins, trusted_proxies, open_candidates: false, anonymous }
     }
 
     /// Who sent this head. `in_query`: also by `?api_key=`, where browsers cannot send headers.
@@ -71,12 +74,17 @@ impl Guard {
     /// # Errors
     /// Why not.
     pub fn admit(&self, caller: &Caller, access: Access) -> Result<(), Barred> {
-        match (access, caller.role) {
-            (Access::Open, _) => Ok(()),
-            (Access::Key(_), _) if !self.keys_required => Ok(()),
-            (Access::Key(_), None) => Err(Barred::Unknown),
-            (Access::Key(least), Some(role)) if role < least => Err(Barred::TooSmall),
-            (Access::Key(_), Some(_)) => Ok(()),
+        let least = match access {
+            Access::Open => return Ok(()),
+            Access::Candidate if self.open_candidates => return Ok(()),
+            Access::Candidate => Role::Viewer,
+            Access::Key(least) => least,
+        };
+        match caller.role {
+            _ if !self.keys_required => Ok(()),
+            None => Err(Barred::Unknown),
+            Some(role) if role < least => Err(Barred::TooSmall),
+            Some(_) => Ok(()),
         }
     }
 

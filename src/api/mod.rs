@@ -6,7 +6,9 @@
 //! carries out. The only room that knows serde.
 
 pub mod answer;
+pub mod assessments;
 pub mod chance;
+pub mod delivery;
 pub mod documents;
 pub mod events;
 pub mod form;
@@ -15,6 +17,7 @@ pub mod precondition;
 pub mod rates;
 pub mod raw;
 mod replays;
+pub mod results;
 pub mod routes;
 pub mod time;
 pub mod timers;
@@ -37,7 +40,8 @@ use chance::Chance;
 use events::Speller;
 use guard::{Barred, Caller, Guard};
 use rates::Limiter;
-use routes::{Access, Method, Route, Routes, allow};
+use results::Export;
+use routes::{Access, Method, Route, Routes, SessionCall, allow};
 
 /// What a request may touch.
 pub struct World<'a> {
@@ -74,6 +78,18 @@ impl World<'_> {
         }
     }
 
+    /// Whether anything can be changed.
+    ///
+    /// # Errors
+    /// 503: it cannot, for now.
+    pub(super) fn takes_commands(&self) -> Result<(), Response> {
+        match self.degraded {
+            Some(why) => Err(unavailable(&format!("{why}: nothing was changed"))),
+            None if self.engine.fx.is_full() => Err(unavailable("Too many changes at once: nothing was changed")),
+            None => Ok(()),
+        }
+    }
+
     fn router(&self) -> serde_json::Value {
         events::router(self.subscribers, self.engine.events.queued())
     }
@@ -87,18 +103,27 @@ pub enum Outcome {
     Published(u32),
     /// Ask the disk, when the batch it asks about is durable, and render what it says.
     Ask(Query, Hold),
+    /// Send this page by page, from when the batch it tells of is durable.
+    Export(Export, Hold),
     /// Complete the upgrade with these bytes, then open the socket.
     Upgrade(Vec<u8>, Socket),
 }
 
 /// What is on the other side of a completed upgrade.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Socket {
     /// The messages of one timer.
     Timer {
         /// Which.
         serial: u32,
         /// Whether it takes one of the timer's places: an instructor's does not.
+        counted: bool,
+    },
+    /// The messages of one session.
+    Session {
+        /// Which.
+        serial: u32,
+        /// Whether it takes one of the session's places: an instructor's does not.
         counted: bool,
     },
     /// Events come in.
@@ -114,7 +139,7 @@ pub enum Socket {
     /// Whatever is said comes back.
     Echo,
     /// A close frame: a browser cannot read an HTTP status here.
-    Refused(u16, &'static str),
+    Refused(u16, std::borrow::Cow<'static, str>),
 }
 
 /// What an answer of the disk is put into words with.
@@ -123,6 +148,10 @@ pub struct Words<'a> {
     pub speller: &'a mut Speller,
     /// What the router is doing.
     pub router: serde_json::Value,
+    /// The time of this turn.
+    pub now: Now,
+    /// Everything that is true.
+    pub engine: &'a mut Engine,
 }
 
 /// The API's rules, fixed at start but for the keys.
@@ -169,10 +198,16 @@ impl Api {
     }
 
     /// Bytes that the body of this request may have.
-    pub fn body_bytes_max(&self, head: &Head) -> usize {
+    pub fn body_bytes_max(&self, head: &Head, engine: &Engine) -> usize {
         match self.routes.find(&head.path) {
             // Strangers do not get to fill the memory for unfinished input with bodies of this size.
-            Some(((_, Route::Events, _), _)) if self.admit(head).is_ok() => EVENT_BODY_BYTES_MAX,
+            Some(((_, route, _), id)) if self.admit(head).is_ok() => match route {
+                Route::Events => EVENT_BODY_BYTES_MAX,
+                Route::Assessment => ASSESSMENT_BYTES_MAX,
+                Route::SessionAct(SessionCall::Answer) => ANSWER_BYTES_MAX,
+                Route::SessionAct(SessionCall::Submit) if engine.delivery.serial_of(id).is_some() => SUBMIT_BYTES_MAX,
+                _ => BODY_BYTES_MAX,
+            },
             _ => BODY_BYTES_MAX,
         }
     }
@@ -215,6 +250,16 @@ impl Api {
             Ok(Answered::Events(Err(gone))) => events::gone(gone),
             Ok(Answered::EventStats(stats)) => events::stats(&stats, words.router.clone()),
             Ok(Answered::Forgotten(deleted)) => events::forgotten(deleted),
+            Ok(Answered::Responses(serial, responses)) => {
+                let Engine { delivery, fx, .. } = &mut *words.engine;
+                let second = delivery.second();
+                match delivery.shown_by_serial(words.now, serial, fx) {
+                    Some(session) => delivery::whole(session, &responses, words.now, second),
+                    None => error_text(404, "Session not found"),
+                }
+            }
+            // Only a long answer asks for these, and they are put into its words.
+            Ok(Answered::Results(_)) => error_text(404, "Not Found"),
             Err(why) => unavailable(&format!("The store cannot be read: {why}")),
         };
         self.finish(head, response)
@@ -253,7 +298,7 @@ impl Api {
             return Err(self.preflight(head));
         }
         if head.method == "OPTIONS" && head.path == "*" {
-            return Err(answer::no_content().with("Allow", "GET, HEAD, POST, DELETE, OPTIONS".to_owned()));
+            return Err(answer::no_content().with("Allow", "GET, HEAD, POST, PUT, DELETE, OPTIONS".to_owned()));
         }
         let Some((row, id)) = self.routes.find(&head.path) else {
             return Err(error_text(404, "Not Found"));
@@ -261,6 +306,7 @@ impl Api {
         let method = match head.method.as_str() {
             "GET" | "HEAD" => Some(Method::Get),
             "POST" => Some(Method::Post),
+            "PUT" => Some(Method::Put),
             "DELETE" => Some(Method::Delete),
             "OPTIONS" => return Err(answer::no_content().with("Allow", allow(row))),
             _ => None,
@@ -327,9 +373,26 @@ impl Api {
                     Err(found) => Outcome::Answer(faults(&found), Hold::Nothing),
                 };
             }
-            Route::TimerSocket | Route::PublishSocket | Route::SubscribeSocket | Route::EchoSocket => {
+            Route::TimerSocket
+            | Route::PublishSocket
+            | Route::SubscribeSocket
+            | Route::SessionSocket
+            | Route::EchoSocket => {
                 return self.upgrade(route, id, caller, head, world);
             }
+            Route::Assessments => Ok(self.assessments(world)),
+            Route::Assessment if is("PUT") => return self.put_assessment(id, request, world),
+            Route::Assessment if is("DELETE") => return self.remove_assessment(id, world),
+            Route::Assessment => Ok(self.assessment(id, world)),
+            Route::AssessmentSessions => return self.sessions(id, &head.query, world),
+            Route::AssessmentResults => return self.results(id, head, world),
+            Route::AssessmentBulk(call) => return self.act_on_all(call, id, caller, request, world),
+            Route::Candidate if is("PUT") => return self.put_candidate(id, request, world),
+            Route::Candidate => Ok(self.candidate(id, world)),
+            Route::SessionStart => return self.start(id, caller, request, world),
+            Route::Session => return self.session(id, world),
+            Route::SessionCurrent => Ok(self.current(id, world)),
+            Route::SessionAct(call) => return self.act(call, id, caller, request, world),
             Route::EventTypes => Ok(events::kinds()),
             Route::Events if is("POST") => return self.publish(&caller.actor, request, world),
             Route::Events | Route::Event | Route::EventStats => {
@@ -353,27 +416,48 @@ impl Api {
             }
         };
         let events = matches!(route, Route::PublishSocket | Route::SubscribeSocket);
-        let least = if events { Role::Instructor } else { Role::Viewer };
+        let access = match route {
+            Route::SessionSocket => Access::Candidate,
+            _ if events => Access::Key(Role::Instructor),
+            _ => Access::Key(Role::Viewer),
+        };
         let socket = if !self.guard.admits_socket_from(head) {
-            Socket::Refused(4009, "Origin not allowed")
+            Socket::Refused(4009, "Origin not allowed".into())
         } else if route == Route::EchoSocket {
             Socket::Echo
-        } else if self.guard.admit(caller, Access::Key(least)).is_err() {
-            Socket::Refused(4001, "Unauthorized")
+        } else if self.guard.admit(caller, access).is_err() {
+            Socket::Refused(4001, "Unauthorized".into())
         } else if events {
             let address = rates::network(self.guard.address(head, world.peer));
             match self.limits.sockets_per_address {
-                Some(most) if (world.event_sockets)(address) >= most => Socket::Refused(4002, "Too many connections"),
+                Some(most) if (world.event_sockets)(address) >= most => {
+                    Socket::Refused(4002, "Too many connections".into())
+                }
                 _ if route == Route::PublishSocket => Socket::Publisher { address },
                 _ => Socket::Subscriber { address },
+            }
+        } else if route == Route::SessionSocket {
+            let Engine { delivery, fx, .. } = &mut *world.engine;
+            let counted = caller.role.is_none_or(|role| role < Role::Instructor);
+            match delivery.shown(world.now, id, fx) {
+                None => Socket::Refused(4004, "Session not found".into()),
+                Some(session) if !session.state.is_active() => {
+                    Socket::Refused(4003, format!("Session not active (state: {})", session.state.name()).into())
+                }
+                Some(session)
+                    if counted && (world.clients)(Topic::Session(session.serial)) >= SOCKETS_PER_SESSION =>
+                {
+                    Socket::Refused(4029, "Too many connections".into())
+                }
+                Some(session) => Socket::Session { serial: session.serial, counted },
             }
         } else {
             let Engine { timers: all, fx, .. } = &mut *world.engine;
             let counted = caller.role.is_none_or(|role| role < Role::Instructor);
             match all.shown(world.now, id, fx).map(|timer| timer.serial) {
-                None => Socket::Refused(4004, "Timer not found"),
+                None => Socket::Refused(4004, "Timer not found".into()),
                 Some(serial) if counted && (world.clients)(Topic::Timer(serial)) >= self.limits.clients_per_timer => {
-                    Socket::Refused(4029, "Too many connections")
+                    Socket::Refused(4029, "Too many connections".into())
                 }
                 Some(serial) => Socket::Timer { serial, counted },
             }

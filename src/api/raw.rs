@@ -3,7 +3,8 @@
 //! Owns the one walk over a client's own object that the service stores and gives out again: the blanks between its
 //! tokens go, everything else stays to the letter, so that numbers of any length, the order of keys and repeated ones
 //! survive. What a reader further down might choke on is refused: half a surrogate pair, which is no text (RFC 8259
-//! section 8.2), and a number that no double can hold (section 6). It knows no field's name.
+//! section 8.2), and a number that no double can hold (section 6). Also how other text is put beside it. It knows no
+//! field's name.
 
 /// Why an object cannot be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,20 @@ pub struct Limits {
     pub bytes: usize,
     /// Objects and lists within each other, itself included.
     pub depth: usize,
+}
+
+impl Limits {
+    /// What is wrong with an object that these do not admit.
+    pub fn refusal(self, unfit: Unfit) -> String {
+        let Limits { keys, bytes, depth } = self;
+        match unfit {
+            Unfit::Keys => format!("Dictionary should have at most {keys} keys"),
+            Unfit::Bytes => format!("Dictionary should have at most {bytes} bytes as JSON"),
+            Unfit::Depth => format!("Dictionary should be nested at most {depth} levels deep"),
+            Unfit::Surrogate => "A \\u escape is half a surrogate pair".to_owned(),
+            Unfit::Number => "A number is out of range".to_owned(),
+        }
+    }
 }
 
 /// The object without its blanks. `text` is known to be JSON, and an object.
@@ -71,6 +86,17 @@ pub fn compact(text: &str, limits: Limits) -> Result<String, Unfit> {
         }
     }
     if keys > limits.keys { Err(Unfit::Keys) } else { Ok(kept) }
+}
+
+/// Appends `text` between quotes.
+pub fn push_string(text: &str, out: &mut String) {
+    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&serde_json::Value::from(text).to_string());
+    }
 }
 
 /// The place behind the string whose first byte is `at`.

@@ -79,7 +79,7 @@ fn again(response: Response) -> Response {
 }
 
 /// 415 for a body that says it is something else; one that says nothing is taken as JSON.
-fn refused_content_type(request: &Request) -> Option<Response> {
+pub(super) fn refused_content_type(request: &Request) -> Option<Response> {
     let kind = request.head.header("content-type")?;
     let kind = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     let is_json = kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));

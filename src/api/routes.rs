@@ -41,8 +41,51 @@ pub enum Route {
     PublishSocket,
     /// The WebSocket of subscribers.
     SubscribeSocket,
+    /// All assessments.
+    Assessments,
+    /// One assessment.
+    Assessment,
+    /// The sessions of one assessment.
+    AssessmentSessions,
+    /// What came of one assessment.
+    AssessmentResults,
+    /// One action on all active sessions of one assessment.
+    AssessmentBulk(SessionCall),
+    /// One candidate.
+    Candidate,
+    /// The start of a session of one assessment.
+    SessionStart,
+    /// One session.
+    Session,
+    /// Where a candidate is.
+    SessionCurrent,
+    /// An action on one session.
+    SessionAct(SessionCall),
+    /// The WebSocket of one session.
+    SessionSocket,
     /// The WebSocket of protocol conformance runs.
     EchoSocket,
+}
+
+/// What may be done to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their names say it")]
+pub enum SessionCall {
+    Answer,
+    Navigate,
+    Save,
+    Submit,
+    Pause,
+    Resume,
+    Terminate,
+    Extend,
+}
+
+impl SessionCall {
+    /// Whether it is a candidate who does it.
+    pub const fn is_candidates(self) -> bool {
+        matches!(self, SessionCall::Answer | SessionCall::Navigate | SessionCall::Save | SessionCall::Submit)
+    }
 }
 
 /// A file of the documentation page.
@@ -78,6 +121,8 @@ pub enum Bulk {
 pub enum Access {
     /// Everybody, key or not.
     Open,
+    /// Candidates: as a viewer, unless an operator lets them in without a key.
+    Candidate,
     /// Whoever has a key of this role or a greater one, when keys are required.
     Key(Role),
 }
@@ -88,12 +133,15 @@ pub enum Access {
 pub enum Method {
     Get,
     Post,
+    Put,
     Delete,
 }
 
 const GET: Method = Method::Get;
 const POST: Method = Method::Post;
+const PUT: Method = Method::Put;
 const DELETE: Method = Method::Delete;
+const CANDIDATE: Access = Access::Candidate;
 const VIEWER: Access = Access::Key(Role::Viewer);
 const INSTRUCTOR: Access = Access::Key(Role::Instructor);
 const ADMIN: Access = Access::Key(Role::Admin);
@@ -133,6 +181,26 @@ const TABLE: &[Row] = &[
     ("/event-types", Route::EventTypes, &[(GET, Access::Open)]),
     ("/ws/publish", Route::PublishSocket, &[(GET, INSTRUCTOR)]),
     ("/ws/subscribe", Route::SubscribeSocket, &[(GET, INSTRUCTOR)]),
+    ("/delivery/assessments", Route::Assessments, &[(GET, INSTRUCTOR)]),
+    ("/delivery/assessments/{id}", Route::Assessment, &[(GET, INSTRUCTOR), (PUT, INSTRUCTOR), (DELETE, INSTRUCTOR)]),
+    ("/delivery/assessments/{id}/sessions", Route::AssessmentSessions, &[(GET, INSTRUCTOR)]),
+    ("/delivery/assessments/{id}/results", Route::AssessmentResults, &[(GET, INSTRUCTOR)]),
+    ("/delivery/assessments/{id}/pause", Route::AssessmentBulk(SessionCall::Pause), &[(POST, INSTRUCTOR)]),
+    ("/delivery/assessments/{id}/resume", Route::AssessmentBulk(SessionCall::Resume), &[(POST, INSTRUCTOR)]),
+    ("/delivery/assessments/{id}/extend", Route::AssessmentBulk(SessionCall::Extend), &[(POST, INSTRUCTOR)]),
+    ("/delivery/candidates/{id}", Route::Candidate, &[(GET, INSTRUCTOR), (PUT, INSTRUCTOR)]),
+    ("/delivery/start/{id}", Route::SessionStart, &[(POST, CANDIDATE)]),
+    ("/delivery/session/{id}", Route::Session, &[(GET, CANDIDATE)]),
+    ("/delivery/session/{id}/current", Route::SessionCurrent, &[(GET, CANDIDATE)]),
+    ("/delivery/session/{id}/answer", Route::SessionAct(SessionCall::Answer), &[(POST, CANDIDATE)]),
+    ("/delivery/session/{id}/navigate", Route::SessionAct(SessionCall::Navigate), &[(POST, CANDIDATE)]),
+    ("/delivery/session/{id}/save", Route::SessionAct(SessionCall::Save), &[(POST, CANDIDATE)]),
+    ("/delivery/session/{id}/submit", Route::SessionAct(SessionCall::Submit), &[(POST, CANDIDATE)]),
+    ("/delivery/session/{id}/pause", Route::SessionAct(SessionCall::Pause), &[(POST, INSTRUCTOR)]),
+    ("/delivery/session/{id}/resume", Route::SessionAct(SessionCall::Resume), &[(POST, INSTRUCTOR)]),
+    ("/delivery/session/{id}/terminate", Route::SessionAct(SessionCall::Terminate), &[(POST, INSTRUCTOR)]),
+    ("/delivery/session/{id}/extend", Route::SessionAct(SessionCall::Extend), &[(POST, INSTRUCTOR)]),
+    ("/delivery/ws/{id}", Route::SessionSocket, &[(GET, CANDIDATE)]),
     #[cfg(feature = "echo-test")]
     ("/ws/echo", Route::EchoSocket, &[(GET, Access::Open)]),
 ];
@@ -145,7 +213,14 @@ pub struct Routes {
 impl Route {
     /// Whether it is a WebSocket.
     pub const fn is_socket(self) -> bool {
-        matches!(self, Route::TimerSocket | Route::PublishSocket | Route::SubscribeSocket | Route::EchoSocket)
+        matches!(
+            self,
+            Route::TimerSocket
+                | Route::PublishSocket
+                | Route::SubscribeSocket
+                | Route::SessionSocket
+                | Route::EchoSocket
+        )
     }
 }
 
@@ -176,6 +251,7 @@ pub fn allow(row: &Row) -> String {
     let names = row.2.iter().flat_map(|(method, _)| match method {
         Method::Get => ["GET", "HEAD"].iter(),
         Method::Post => ["POST"].iter(),
+        Method::Put => ["PUT"].iter(),
         Method::Delete => ["DELETE"].iter(),
     });
     names.chain(["OPTIONS"].iter()).copied().collect::<Vec<_>>().join(", ")

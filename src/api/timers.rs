@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::api::answer::{self, error_text, faults, unavailable};
+use crate::api::answer::{self, error_text, faults};
 use crate::api::form::{self, Fault, Form};
 use crate::api::precondition::IfMatch;
 use crate::api::routes::{Bulk, Route};
@@ -74,11 +74,8 @@ impl Api {
             Ok(command) => command,
             Err(found) => return now(faults(&found)),
         };
-        if let Some(why) = world.degraded {
-            return now(unavailable(&format!("{why}: nothing was changed")));
-        }
-        if world.engine.fx.gathered() >= BATCH_RECORDS_MAX {
-            return now(unavailable("Too many changes at once: nothing was changed"));
+        if let Err(response) = world.takes_commands() {
+            return now(response);
         }
         let Done { response, hold, changed } = self.carry_out(command, id, head, actor, world);
         if let Some(stub) = stub.filter(|_| changed) {

@@ -60,6 +60,11 @@ impl Deadline {
         Deadline { mono: now.mono + left, wall: now.wall + ceil_ms(left) }
     }
 
+    /// That instant, as if it were now.
+    pub const fn now(self) -> Now {
+        Now { mono: self.mono, wall: self.wall }
+    }
+
     /// The same instant, with another name if the clocks at `then`, of the same boot, gave it one that differs by a
     /// step of the wall clock.
     pub fn named_by(self, then: Now) -> Self {

@@ -26,6 +26,10 @@ pub struct Sleeper {
 pub enum Due {
     /// A timer's tick, end or scheduled start.
     Timer(Sleeper),
+    /// A session's or section's end, or that of a grace.
+    Session(Sleeper),
+    /// The ticks of all sessions in this slot of the second.
+    Beat(u32),
     /// A connection's next keepalive, ping or limit of patience.
     Connection(Sleeper),
     /// The sign of life of everything running.

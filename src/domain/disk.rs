@@ -3,7 +3,10 @@
 //! Owns the two directions of that conversation as plain values, so that a simulated disk can hold it as well as a
 //! real one. Jobs are done in the order given, but a write goes before every read that still waits.
 
+use std::sync::Arc;
+
 use crate::clock::{Now, WallMs};
+use crate::domain::delivery::{Kept, SessionId, State};
 use crate::domain::effects::Batch;
 use crate::domain::events::{Filter, Kind, Names, Stored};
 use crate::domain::history::Entry;
@@ -28,6 +31,8 @@ pub enum Job {
 pub enum Old {
     /// History of timers that were deleted before this instant.
     History(WallMs),
+    /// What came of sessions that are no longer held and ended before this instant.
+    Results(WallMs),
     /// Events.
     Events(Extent),
 }
@@ -65,6 +70,17 @@ pub enum Query {
     EventStats(WallMs),
     /// Deletes events for good. Answered when it is done.
     ForgetEvents(Extent),
+    /// The responses of the session with this serial number.
+    Responses(u32),
+    /// A page of what came of an assessment.
+    Results {
+        /// Of which.
+        assessment: Arc<str>,
+        /// Sessions with higher serial numbers only; 0: from the first on, and what items there are.
+        after: u32,
+        /// Bytes of responses at which the page ends.
+        bytes_max: usize,
+    },
 }
 
 /// Which events are looked for.
@@ -123,6 +139,57 @@ pub enum Answer {
     EventStats(EventStats),
     /// So many events were deleted.
     Forgotten(u64),
+    /// The responses of the session with this serial number, by number of the item.
+    Responses(u32, Vec<(u16, Arc<str>)>),
+    /// The page; `None`: nothing is known of the assessment.
+    Results(Option<Results>),
+}
+
+/// A page of what came of an assessment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Results {
+    /// On the first page: ids of all items there ever were, those of the newest version first, as written.
+    pub items: Vec<Arc<str>>,
+    /// Sessions, in order of their starts.
+    pub rows: Vec<ResultRow>,
+    /// There is nothing more.
+    pub is_last: bool,
+}
+
+/// What came of a session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResultRow {
+    /// The session's serial number.
+    pub serial: u32,
+    /// Its name to clients.
+    pub session: SessionId,
+    /// Whose.
+    pub candidate: Arc<str>,
+    /// Whose, as the test's provider calls him.
+    pub test_taker: Arc<str>,
+    /// Where in its life it is.
+    pub state: State,
+    /// The limit in force, in real nanoseconds.
+    pub limit_ns: Option<u64>,
+    /// When it began.
+    pub started_at: WallMs,
+    /// When it ended.
+    pub completed_at: Option<WallMs>,
+    /// By how much it was handed in late.
+    pub late_ms: Option<u64>,
+    /// Responses by id of the item, in the order delivered; whether it is flagged, for those that are or have one.
+    pub items: Vec<ResultItem>,
+}
+
+/// An item of a session that was answered or flagged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResultItem {
+    /// The item's id.
+    pub id: Arc<str>,
+    /// Its response, if it has one.
+    pub response: Option<Arc<str>>,
+    /// Whether it is flagged.
+    pub is_flagged: bool,
 }
 
 /// A page of events.
@@ -171,6 +238,8 @@ pub struct Image {
     pub serial: u32,
     /// The timers, in order of their serial numbers.
     pub timers: Vec<Timer>,
+    /// Sessions and what they are made of.
+    pub delivery: Kept,
     /// The kept answers, oldest first.
     pub replays: Vec<Stub>,
     /// The number of the last event ever stored.

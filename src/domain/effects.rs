@@ -7,12 +7,15 @@
 use std::sync::Arc;
 
 use crate::clock::Now;
+use crate::domain::assessments::{Assessment, Candidate};
 use crate::domain::deadlines::Deadlines;
+use crate::domain::delivery::{self, Session};
 use crate::domain::events::Event;
 use crate::domain::history;
 use crate::domain::replays::{Digest, Replay};
 use crate::domain::staged::Flight;
 use crate::domain::timers::{self, Timer, TimerId};
+use crate::limits::{BATCH_RECORDS_MAX, RESPONSE_BYTES_GATHERED_MAX};
 
 /// One fact for the disk. Applying it needs no clock and no chance: the same everywhere.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +28,25 @@ pub enum Record {
     History(history::Entry),
     /// Something happened. The disk numbers it.
     Event(Event),
+    /// The assessment in this version can be started; in older ones no more.
+    Assessment(Arc<Assessment>),
+    /// The assessment of this name can be started no more.
+    AssessmentGone(Arc<str>),
+    /// The candidate as he is known now.
+    Candidate(Candidate),
+    /// The session as it is now.
+    Session(Arc<Session>),
+    /// The session is no longer held; what is on the disk of it stays.
+    SessionPast(u32),
+    /// A response to an item of a session.
+    Answer {
+        /// The serial number of the session.
+        session: u32,
+        /// The number of the item in the session's assessment.
+        item: u16,
+        /// An object as compact JSON.
+        response: Arc<str>,
+    },
     /// The answer to a command, kept for its `Idempotency-Key`.
     Replay(Replay),
     /// An answer too old, or one too many.
@@ -69,6 +91,8 @@ impl Batch {
 pub enum Topic {
     /// The clients of the timer with this serial number.
     Timer(u32),
+    /// The sockets of the session with this serial number.
+    Session(u32),
 }
 
 /// Something said to an audience.
@@ -85,11 +109,19 @@ pub struct Announcement {
 pub enum Message {
     /// A timer's.
     Timer(timers::Message),
+    /// A session's.
+    Session(delivery::Message),
 }
 
-/// Writes the payload of an event that the domain itself tells of. How that is spelled is none of the domain's
+/// Writes the payloads of the events that the domain itself tells of. How those are spelled is none of the domain's
 /// business: whoever makes an engine brings somebody who can write.
-pub type Scribe = fn(&timers::Told<'_>) -> Arc<str>;
+#[derive(Clone, Copy, Debug)]
+pub struct Scribe {
+    /// Those of a timer.
+    pub timer: fn(&timers::Told<'_>) -> Arc<str>,
+    /// Those of a session.
+    pub session: fn(&delivery::Told<'_>) -> Arc<str>,
+}
 
 /// The effects gathered so far.
 #[derive(Debug)]
@@ -106,6 +138,8 @@ pub struct Effects {
     commands: Vec<Record>,
     /// Events among the gathered commands.
     published: u32,
+    /// Bytes of responses among them.
+    response_bytes: usize,
 }
 
 impl Effects {
@@ -119,6 +153,7 @@ impl Effects {
             follows: Vec::new(),
             commands: Vec::new(),
             published: 0,
+            response_bytes: 0,
         }
     }
 
@@ -129,7 +164,11 @@ impl Effects {
 
     /// A record that a command asked for.
     pub fn command(&mut self, record: Record) {
-        self.published += u32::from(matches!(record, Record::Event(_)));
+        match &record {
+            Record::Event(_) => self.published += 1,
+            Record::Answer { response, .. } => self.response_bytes += response.len(),
+            _ => {}
+        }
         self.commands.push(record);
     }
 
@@ -155,10 +194,15 @@ impl Effects {
         self.follows.len() + self.commands.len()
     }
 
+    /// Whether so much has gathered that no more commands are taken before the disk has taken a batch.
+    pub fn is_full(&self) -> bool {
+        self.gathered() >= BATCH_RECORDS_MAX || self.response_bytes >= RESPONSE_BYTES_GATHERED_MAX
+    }
+
     /// The gathered records, and what they announce, go to the disk as batch `number`.
     pub fn hand_over(&mut self, number: u64, alive: Now) -> Batch {
         self.held.hand_over();
-        self.published = 0;
+        (self.published, self.response_bytes) = (0, 0);
         let follows = std::mem::take(&mut self.follows);
         let commands = std::mem::take(&mut self.commands);
         Batch { number, alive, follows, commands }
@@ -174,7 +218,7 @@ impl Effects {
     pub fn undo(&mut self, failed: Batch) {
         self.held = Flight::default();
         self.commands.clear();
-        self.published = 0;
+        (self.published, self.response_bytes) = (0, 0);
         let newer = std::mem::replace(&mut self.follows, failed.follows);
         self.follows.extend(newer);
     }
@@ -183,6 +227,6 @@ impl Effects {
 impl Default for Effects {
     /// With a scribe who cannot write.
     fn default() -> Self {
-        Effects::new(|_| Arc::from("{}"))
+        Effects::new(Scribe { timer: |_| Arc::from("{}"), session: |_| Arc::from("{}") })
     }
 }

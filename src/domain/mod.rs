@@ -4,8 +4,11 @@
 //! Standard library only: no socket, no JSON, no disk, no clock, no chance. Commands and time come in as values;
 //! verdicts and [`effects`] go out.
 
+pub mod assessments;
+pub mod beats;
 pub mod countdown;
 pub mod deadlines;
+pub mod delivery;
 pub mod disk;
 pub mod effects;
 pub mod events;
@@ -16,8 +19,9 @@ pub mod timers;
 
 use std::time::Duration;
 
-use crate::clock::Now;
+use crate::clock::{Mono, Now};
 use crate::limits::WALL_STEP_MIN;
+use delivery::{Absence, Delivery};
 use disk::Image;
 use effects::{Batch, Effects, Scribe};
 use events::Events;
@@ -29,6 +33,8 @@ use timers::Timers;
 pub struct Engine {
     /// The timers of the exam rooms.
     pub timers: Timers,
+    /// The sessions of those who sit an exam.
+    pub delivery: Delivery,
     /// What happened.
     pub events: Events,
     /// Answers kept for their `Idempotency-Key`.
@@ -36,7 +42,8 @@ pub struct Engine {
     /// What is to be stored, said and awaited.
     pub fx: Effects,
     batch: u64,
-    in_hand: bool,
+    /// Since when a batch is in the disk's hands.
+    in_hand: Option<Mono>,
     clocks: Option<Now>,
 }
 
@@ -51,14 +58,15 @@ pub struct Return {
 
 impl Engine {
     /// An engine without a past, whose events are put into words by `scribe`.
-    pub fn new(timers: timers::Settings, scribe: Scribe) -> Self {
+    pub fn new(timers: timers::Settings, delivery: delivery::Settings, scribe: Scribe) -> Self {
         Engine {
             timers: Timers::new(timers),
+            delivery: Delivery::new(delivery),
             events: Events::default(),
             replays: Replays::default(),
             fx: Effects::new(scribe),
             batch: 0,
-            in_hand: false,
+            in_hand: None,
             clocks: None,
         }
     }
@@ -76,6 +84,10 @@ impl Engine {
         self.batch = image.batch;
         self.events.restore(image.names, image.last_seq);
         self.replays.restore(std::mem::take(&mut image.replays));
+        let alive = image.alive.unwrap_or(now);
+        let absence = Absence { alive, away: away.unwrap_or_default(), same_boot: image.same_boot };
+        let kept = std::mem::take(&mut image.delivery);
+        self.delivery.restore(now, absence, kept, &mut self.fx);
         // Within one boot the two clocks still stand to each other as they did, unless one was stepped meanwhile.
         self.clocks = image.alive.filter(|_| image.same_boot);
         self.timers.restore(now, image, &mut self.fx);
@@ -95,12 +107,25 @@ impl Engine {
         }
         self.clocks = Some(now);
         self.timers.wall_stepped(now, &mut self.fx);
+        self.delivery.wall_stepped(now, &mut self.fx);
         Some(step_ms)
     }
 
     /// A batch is in the disk's hands.
     pub fn is_writing(&self) -> bool {
-        self.in_hand
+        self.in_hand.is_some()
+    }
+
+    /// Something runs, or is about to: the sign of life must be written.
+    pub fn is_any_running(&self) -> bool {
+        self.timers.is_any_running() || self.delivery.is_any_running()
+    }
+
+    /// The batch in hand has not come back for too long, so that no command can be taken.
+    pub fn lose_hearing(&mut self) {
+        if let Some(since) = self.in_hand {
+            self.delivery.fall_deaf(since);
+        }
     }
 
     /// The number of the batch that gathers.
@@ -110,10 +135,11 @@ impl Engine {
 
     /// What has gathered goes to the disk, even if that is only the sign of life. Never while a batch is in hand.
     pub fn hand_over(&mut self, now: Now) -> Batch {
-        debug_assert!(!self.in_hand);
-        self.in_hand = true;
+        debug_assert!(self.in_hand.is_none());
+        self.in_hand = Some(now.mono);
         self.batch += 1;
         self.timers.hand_over();
+        self.delivery.hand_over();
         self.events.hand_over();
         self.replays.hand_over();
         self.fx.hand_over(self.batch, now)
@@ -123,27 +149,32 @@ impl Engine {
     /// held back is said, then what has come due meanwhile happens. In this order: a change is announced before what
     /// follows from it.
     pub fn commit(&mut self, now: Now, last_seq: u64) {
-        self.in_hand = false;
-        let touched = self.timers.commit();
+        self.in_hand = None;
+        let (timers, sessions) = (self.timers.commit(), self.delivery.commit());
         self.events.commit(last_seq);
         self.replays.commit(&mut self.fx);
         self.fx.commit();
-        self.timers.resettle(now, touched, &mut self.fx);
+        self.delivery.hear_again(now, &mut self.fx);
+        self.timers.resettle(now, timers, &mut self.fx);
+        self.delivery.resettle(now, sessions, &mut self.fx);
     }
 
     /// The batch in hand will never be durable, nor will what was judged on top of it.
     pub fn undo(&mut self, now: Now, failed: Batch) {
-        self.in_hand = false;
-        let touched = self.timers.undo();
+        self.lose_hearing();
+        self.in_hand = None;
+        let (timers, sessions) = (self.timers.undo(), self.delivery.undo());
         self.events.undo();
         self.replays.undo();
         self.fx.undo(failed);
-        self.timers.resettle(now, touched, &mut self.fx);
+        self.timers.resettle(now, timers, &mut self.fx);
+        self.delivery.resettle(now, sessions, &mut self.fx);
     }
 
     /// Forgets what is old enough.
     pub fn upkeep(&mut self, now: Now) {
         self.timers.upkeep(now, &mut self.fx);
+        self.delivery.upkeep(now, &mut self.fx);
         self.replays.upkeep(now, &mut self.fx);
     }
 }

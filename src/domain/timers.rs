@@ -247,7 +247,7 @@ impl Timer {
 
     fn event(&self, kind: Kind, at: WallMs, told: &Told<'_>, voice: Voice<'_>) -> Event {
         let (source, session) = (voice.source.clone(), Some(self.id.clone()));
-        Event { kind, source, session, user: None, payload: (voice.scribe)(told), at }
+        Event { kind, source, session, user: None, payload: (voice.scribe.timer)(told), at }
     }
 
     /// The scheduled instant has come: it has been running since then.
@@ -977,7 +977,7 @@ mod tests {
         fn with(outage: Outage) -> Self {
             let settings = Settings { timers_max: 1000, second: Second::REAL, outage, keep_finished: None };
             Room {
-                engine: Engine::new(settings, |_| Arc::from("{}")),
+                engine: Engine::new(settings, Default::default(), Effects::default().scribe),
                 now_ns: 100 * S,
                 wall_ms: EPOCH_MS,
                 said: Vec::new(),
@@ -994,7 +994,7 @@ mod tests {
 
         fn hear(&mut self) {
             for announcement in self.engine.fx.announcements.drain(..) {
-                let effects::Message::Timer(message) = announcement.message;
+                let effects::Message::Timer(message) = announcement.message else { continue };
                 self.said.push((self.now_ns, message));
             }
         }
@@ -1033,7 +1033,7 @@ mod tests {
                     Record::TimerGone(id) => self.durable.retain(|_, timer| timer.id != id),
                     Record::History(entry) => self.history.push(entry),
                     Record::Event(event) => self.events.push(event),
-                    Record::Replay(_) | Record::ReplayGone(_) => {}
+                    _ => {}
                 }
             }
             self.engine.commit(now, 0);

@@ -30,6 +30,11 @@ impl Audience {
         self.members.get(place).copied()
     }
 
+    /// Members, whether they take a place or not.
+    pub fn members(&self) -> u32 {
+        u32::try_from(self.members.len()).unwrap_or(u32::MAX)
+    }
+
     /// Members that take a place.
     pub fn counted(&self) -> u32 {
         self.counted

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Mono;
 use crate::domain::effects::Topic;
-use crate::hub::outbox::{Frame, Outbox};
+use crate::hub::outbox::{Bound, Frame, Outbox};
 use crate::limits::*;
 use crate::wire::http::{self, Head, Request, Stage, Version};
 use crate::wire::ws::{self, Limit};
@@ -41,12 +41,36 @@ pub struct Conn {
     pub phase: Phase,
     /// Marked for the next flush.
     pub dirty: bool,
-    /// A subscriber's: what it takes is looked at.
-    pub is_feed: bool,
+    /// What its outbox is for.
+    pub outlet: Outlet,
+    /// What it holds unsent is counted with that of all others.
+    pub is_metered: bool,
     /// When its one valid alarm rings.
     pub alarm: Mono,
     /// What it speaks.
     pub protocol: Protocol,
+}
+
+/// What an outbox is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlet {
+    /// Answers, or the messages of a timer.
+    Plain,
+    /// A candidate's items and ticks.
+    Candidate,
+    /// A subscriber's events: what it takes is looked at.
+    Feed,
+}
+
+impl Outlet {
+    /// How much may wait in it, besides what has a bound of its own.
+    pub const fn bound(self) -> Bound {
+        match self {
+            Outlet::Plain => Bound::CLIENT,
+            Outlet::Candidate => Bound::CANDIDATE,
+            Outlet::Feed => Bound::FEED_SAID,
+        }
+    }
 }
 
 /// How far a connection is from its end.
@@ -99,6 +123,8 @@ pub struct Http {
     pub parked: bool,
     /// Bytes of unfinished input that are booked for it.
     pub booked_bytes: usize,
+    /// The long answer under way.
+    pub export: Option<u32>,
     /// Who is there.
     pub peer: IpAddr,
 }
@@ -108,8 +134,10 @@ pub struct Http {
 pub struct Reply {
     /// Which request.
     pub number: u32,
-    /// The answer, once it may leave.
+    /// The answer, or what there is of it, once it may leave.
     pub bytes: Option<Vec<u8>>,
+    /// There is more of it to come.
+    pub has_more: bool,
 }
 
 /// How an answer is framed, from the request it answers.
@@ -146,6 +174,7 @@ impl Http {
             over,
             parked: false,
             booked_bytes: 0,
+            export: None,
             peer,
         }
     }
@@ -235,6 +264,7 @@ impl Socket {
         match self.listens {
             Listens::Echo => Limit::Close(ECHO_BYTES_MAX),
             Listens::Publisher(_) | Listens::Subscriber(_) => Limit::Skip(EVENT_MESSAGE_BYTES_MAX),
+            Listens::Topic { topic: Topic::Session(_), .. } => Limit::Close(ANSWER_BYTES_MAX),
             Listens::Topic { .. } | Listens::Nothing => Limit::Close(MESSAGE_BYTES_MAX),
         }
     }
@@ -276,7 +306,8 @@ impl Conn {
             generation,
             phase: Phase::Open,
             dirty: false,
-            is_feed: false,
+            outlet: Outlet::Plain,
+            is_metered: true,
             protocol: Protocol::Http(Box::new(Http::new(now, peer, over))),
         }
     }
@@ -309,7 +340,10 @@ impl Conn {
             }
             // Answers that were asked for have no bound in the outbox: the next message waits until they have gone.
             (Phase::Open, Protocol::Socket(socket)) => {
-                let answers = matches!(socket.listens, Listens::Echo | Listens::Publisher(_));
+                let answers = matches!(
+                    socket.listens,
+                    Listens::Echo | Listens::Publisher(_) | Listens::Topic { topic: Topic::Session(_), .. }
+                );
                 !answers || self.outbox.bytes() < OUTBOX_BYTES_MAX
             }
         }
@@ -328,8 +362,11 @@ impl Conn {
     pub fn release_replies(&mut self) -> bool {
         let Protocol::Http(http) = &mut self.protocol else { return false };
         let mut released = false;
-        while let Some(bytes) = http.replies.front_mut().and_then(|reply| reply.bytes.take()) {
-            http.replies.pop_front();
+        while let Some(reply) = http.replies.front_mut() {
+            let Some(bytes) = reply.bytes.take() else { break };
+            if !reply.has_more {
+                http.replies.pop_front();
+            }
             self.outbox.push_unbounded(Frame::lasting(bytes));
             released = true;
         }

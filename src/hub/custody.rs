@@ -15,6 +15,7 @@ use crate::domain::disk::{Job, Old, Query, Search};
 use crate::domain::staged::{Flight, Hold};
 use crate::hub::conn::ConnId;
 use crate::hub::events::FeedId;
+use crate::hub::exports::ExportId;
 use crate::limits::{DISK_HANG_MAX, DISK_RETRY_EVERY, QUERIES_MAX};
 use crate::wire::http::{Head, Response};
 
@@ -45,13 +46,15 @@ pub enum Asker {
     Request(Waiting),
     /// For the next page of a subscriber.
     Feed(FeedId),
+    /// For the next page of a long answer.
+    Export(ExportId),
 }
 
 /// What is kept until the disk has spoken.
 #[derive(Debug, Default)]
 pub struct Custody {
     held: Flight<Vec<(Waiting, Held)>>,
-    asks: Flight<Vec<(Waiting, Query)>>,
+    asks: Flight<Vec<(Asker, Query)>>,
     asked: BTreeMap<u64, Asker>,
     tickets: u64,
     jobs: Vec<Job>,
@@ -88,11 +91,20 @@ impl Custody {
 
     /// Asks the disk, after the batch that the question is about.
     pub fn ask(&mut self, hold: Hold, waiting: Waiting, query: Query) {
+        self.ask_behind(hold, Asker::Request(waiting), query);
+    }
+
+    fn ask_behind(&mut self, hold: Hold, asker: Asker, query: Query) {
         match hold {
-            Hold::Nothing => self.ask_now(Asker::Request(waiting), query),
-            Hold::Writing => self.asks.writing.push((waiting, query)),
-            Hold::Gathering => self.asks.gathering.push((waiting, query)),
+            Hold::Nothing => self.ask_now(asker, query),
+            Hold::Writing => self.asks.writing.push((asker, query)),
+            Hold::Gathering => self.asks.gathering.push((asker, query)),
         }
+    }
+
+    /// Asks the disk for the next page of a long answer, after the batch that it is about.
+    pub fn ask_for_export(&mut self, hold: Hold, id: ExportId, query: Query) {
+        self.ask_behind(hold, Asker::Export(id), query);
     }
 
     /// Asks the disk for the next page of a subscriber.
@@ -150,15 +162,15 @@ impl Custody {
         }
         self.in_hand_since = None;
         self.hung = false;
-        for (waiting, query) in std::mem::take(&mut self.asks.writing) {
+        for (asker, query) in std::mem::take(&mut self.asks.writing) {
             // These have been counted when they were put here.
-            self.ask_now(Asker::Request(waiting), query);
+            self.ask_now(asker, query);
         }
         std::mem::take(&mut self.held.writing)
     }
 
     /// The batch in hand will never be durable: all these are told that nothing was changed.
-    pub fn failed(&mut self, now: Now, why: &str) -> Vec<Waiting> {
+    pub fn failed(&mut self, now: Now, why: &str) -> Vec<Asker> {
         if self.degraded.is_none() {
             log::error!("commands are refused until the store can be written ({why}); clocks run on");
         }
@@ -182,7 +194,7 @@ impl Custody {
         self.degraded = Some("The disk does not answer".to_owned());
         self.retry_at = now.mono;
         let askers = std::mem::take(&mut self.asked).into_values();
-        Some(self.everybody().into_iter().map(Asker::Request).chain(askers).collect())
+        Some(self.everybody().into_iter().chain(askers).collect())
     }
 
     /// When the disk must be looked after without its having spoken.
@@ -199,10 +211,10 @@ impl Custody {
         self.in_hand_since.is_none() && self.held.gathering.is_empty() && self.asked.is_empty()
     }
 
-    fn everybody(&mut self) -> Vec<Waiting> {
+    fn everybody(&mut self) -> Vec<Asker> {
         let Flight { gathering, writing } = std::mem::take(&mut self.held);
         let asks = std::mem::take(&mut self.asks);
-        let askers = asks.writing.into_iter().chain(asks.gathering).map(|(waiting, _)| waiting);
-        writing.into_iter().chain(gathering).map(|(waiting, _)| waiting).chain(askers).collect()
+        let askers = asks.writing.into_iter().chain(asks.gathering).map(|(asker, _)| asker);
+        writing.into_iter().chain(gathering).map(|(waiting, _)| Asker::Request(waiting)).chain(askers).collect()
     }
 }

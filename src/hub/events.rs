@@ -698,11 +698,13 @@ mod tests {
         let outage = timers::Outage::RunOn;
         let settings = Settings {
             timers: timers::Settings { timers_max: 1, second: Second::REAL, outage, keep_finished: None },
+            delivery: Default::default(),
             guard: Guard::new(Keys::default(), false, Vec::new(), Vec::new()),
             limits: api::Limits { clients_per_timer: 1, sockets_per_address: None },
             rates: Rates::OFF,
             connections_max: 10,
             keep_history: None,
+            keep_results: None,
             keep_events: None,
             keep_events_max: None,
             seed: [1; 32],

@@ -12,7 +12,9 @@
 pub mod audience;
 pub mod conn;
 pub mod custody;
+mod delivery;
 pub mod events;
+pub mod exports;
 pub mod outbox;
 mod requests;
 mod sockets;
@@ -33,17 +35,21 @@ use crate::api::time::imf_fixdate;
 use crate::api::{self, Api, Words};
 use crate::clock::{Mono, Now, WallMs};
 use crate::domain::deadlines::{Due, Sleeper};
+use crate::domain::delivery as sessions;
 use crate::domain::disk::{Done, Extent, Image, Job, Old};
-use crate::domain::effects::{Batch, Record, Topic};
-use crate::domain::events::{Event, Stored};
+use crate::domain::effects::{Batch, Record, Scribe, Topic};
+use crate::domain::events::{Event, Kind, Stored};
+use crate::domain::history::TIMERD;
 use crate::domain::{Engine, Return, timers};
 use crate::limits::*;
 use crate::metrics::Metrics;
 use crate::wire::http::Stage;
 use audience::Audience;
-use conn::{Conn, ConnId, Phase, Protocol};
+use conn::{Conn, ConnId, Outlet, Phase, Protocol};
 use custody::{Asker, Custody, Held, Waiting};
+use delivery::Desks;
 use events::Feeds;
+use exports::Exports;
 
 /// Why a socket is closed with 1012: come back.
 const RESTART: &str = "Service restart";
@@ -52,6 +58,8 @@ const RESTART: &str = "Service restart";
 pub struct Settings {
     /// The timers' rules.
     pub timers: timers::Settings,
+    /// The sessions' rules.
+    pub delivery: sessions::Settings,
     /// Who may ask for what.
     pub guard: Guard,
     /// How much is allowed.
@@ -62,6 +70,8 @@ pub struct Settings {
     pub connections_max: usize,
     /// How long the history of timers that are gone is kept. `None`: for ever.
     pub keep_history: Option<Duration>,
+    /// How long it is kept what came of sessions that are no longer held. `None`: for ever.
+    pub keep_results: Option<Duration>,
     /// How long events are kept. `None`: for ever.
     pub keep_events: Option<Duration>,
     /// How many events are kept. `None`: all.
@@ -102,6 +112,10 @@ pub struct Hub {
     limiter: Limiter,
     speller: Speller,
     custody: Custody,
+    desks: Desks,
+    exports: Exports,
+    /// Long answers of which everything that was sent has been taken.
+    hungry: Vec<u32>,
     /// Connections with something to send, in the order in which they will be served.
     dirty: VecDeque<u32>,
     /// Connections with whole requests for which the turn before had no time.
@@ -117,6 +131,7 @@ pub struct Hub {
     unsent_bytes: usize,
     connections_max: usize,
     keep_history: Option<Duration>,
+    keep_results: Option<Duration>,
     keep_events: Option<Duration>,
     keep_events_max: Option<u64>,
     stopping: bool,
@@ -133,10 +148,11 @@ impl Hub {
     /// # Errors
     /// When the API's table of routes contradicts itself.
     pub fn new(now: Now, settings: Settings, image: Image) -> Result<(Self, Return), matchit::InsertError> {
+        let scribe = Scribe { timer: api::events::payload, session: api::delivery::payload };
         let mut hub = Hub {
             metrics: Metrics::new(),
             api: Api::new(settings.guard, settings.limits)?,
-            engine: Engine::new(settings.timers, api::events::payload),
+            engine: Engine::new(settings.timers, settings.delivery, scribe),
             chance: Chance::new(settings.seed),
             conns: Slab::new(),
             generation: 0,
@@ -145,6 +161,9 @@ impl Hub {
             limiter: Limiter::new(settings.rates),
             speller: Speller::new(image.names),
             custody: Custody::default(),
+            desks: Desks::default(),
+            exports: Exports::new(),
+            hungry: Vec::new(),
             dirty: VecDeque::new(),
             parked: VecDeque::new(),
             work_left: WORK_PER_TURN,
@@ -155,6 +174,7 @@ impl Hub {
             unsent_bytes: 0,
             connections_max: settings.connections_max,
             keep_history: settings.keep_history,
+            keep_results: settings.keep_results,
             keep_events: settings.keep_events,
             keep_events_max: settings.keep_events_max,
             stopping: false,
@@ -208,16 +228,12 @@ impl Hub {
     fn lose_patience_with_disk(&mut self, now: Now) {
         let given_up = self.takes_answers().then(|| self.custody.hang(now)).flatten();
         if let Some(askers) = given_up {
+            self.engine.lose_hearing();
             let text = "The disk does not answer: outcome unknown. Ask again with the same Idempotency-Key";
-            let mut unknown = Vec::new();
-            for asker in askers {
-                match asker {
-                    Asker::Request(waiting) => unknown.push(waiting),
-                    Asker::Feed(id) => self.page_turned(now, id, Err(text.to_owned())),
-                }
-            }
-            self.turn_away(now, unknown, text);
-            self.disown(now, "Outcome unknown: the disk does not answer");
+            self.turn_away(now, askers, text);
+            let text = "Outcome unknown: the disk does not answer";
+            self.disown(now, text);
+            self.disappoint_candidates(now, text);
         }
     }
 
@@ -241,9 +257,18 @@ impl Hub {
                     self.engine.timers.wake(now, sleeper, &mut self.engine.fx);
                     self.publish(now);
                 }
+                Due::Session(sleeper) => {
+                    self.metrics.deadline_lateness.observe(now.mono.since(at).as_secs_f64());
+                    self.engine.delivery.wake(now, sleeper, &mut self.engine.fx);
+                    self.publish(now);
+                }
+                Due::Beat(slot) => {
+                    self.metrics.deadline_lateness.observe(now.mono.since(at).as_secs_f64());
+                    self.beat(now, slot);
+                }
                 Due::Connection(sleeper) => self.wake(now, at, sleeper),
                 Due::Heartbeat => {
-                    if self.engine.timers.is_any_running() {
+                    if self.engine.is_any_running() {
                         self.custody.alive();
                     }
                     self.engine.fx.deadlines.arm(now.mono + HEARTBEAT_EVERY, Due::Heartbeat);
@@ -255,7 +280,8 @@ impl Hub {
                     let history = self.keep_history.map(|keep| Old::History(now.wall - keep));
                     let events = self.keep_events.map(|keep| Old::Events(Extent::Before(now.wall - keep)));
                     let excess = self.keep_events_max.map(|most| Old::Events(Extent::Beyond(most)));
-                    for old in [history, events, excess].into_iter().flatten() {
+                    let results = self.keep_results.map(|keep| Old::Results(now.wall - keep));
+                    for old in [history, results, events, excess].into_iter().flatten() {
                         self.custody.forget(old);
                     }
                     self.engine.fx.deadlines.arm(now.mono + UPKEEP_EVERY, Due::Upkeep);
@@ -271,11 +297,12 @@ impl Hub {
         let is_cut_short = self.late || !self.takes_answers() || self.is_routing();
         // What a flush has brought about is given to the disk in the next turn.
         let has_jobs = self.custody.has_jobs(&self.engine);
-        is_cut_short || has_jobs || !self.dirty.is_empty() || !self.parked.is_empty()
+        is_cut_short || has_jobs || !self.dirty.is_empty() || !self.parked.is_empty() || !self.hungry.is_empty()
     }
 
     /// Goes on with the input that an earlier turn had no time for, before any new is read.
     pub fn unpark(&mut self, now: Now) {
+        self.go_on(now);
         for _ in 0..self.parked.len() {
             let Some(index) = self.parked.pop_front() else { return };
             if let Some(http) = self.conns.get_mut(index as usize).and_then(|conn| conn.http()) {
@@ -296,7 +323,11 @@ impl Hub {
 
     /// What the disk is to do next.
     pub fn take_jobs(&mut self, now: Now) -> Vec<Job> {
-        self.custody.take_jobs(now, &mut self.engine)
+        let jobs = self.custody.take_jobs(now, &mut self.engine);
+        if matches!(jobs.first(), Some(Job::Write(_))) {
+            self.desks.hand_over();
+        }
+        jobs
     }
 
     /// Whether this turn has time for more of what the disk has to tell. What is left goes to the next.
@@ -329,6 +360,7 @@ impl Hub {
                     self.resume(now, conn);
                 }
                 self.acknowledge(now, &batch, last_seq);
+                self.answer_candidates(now, batch.number);
                 self.publish(now);
                 self.release_events(now, batch, last_seq);
             }
@@ -338,19 +370,21 @@ impl Hub {
                 let waiting = self.custody.failed(now, &why);
                 let text = self.custody.degraded().unwrap_or_default().to_owned();
                 self.turn_away(now, waiting, &format!("{text}: nothing was changed"));
+                self.disappoint_candidates(now, &format!("{text}: nothing was changed"));
                 self.disown(now, &format!("Nothing was stored: {text}"));
                 self.publish(now);
             }
             Done::Answered(ticket, answered) => match self.custody.asker(ticket) {
                 Some(Asker::Request(Waiting { conn, number, head })) => {
                     let router = api::events::router(self.feeds.subscribed(), self.engine.events.queued());
-                    let mut words = Words { speller: &mut self.speller, router };
+                    let mut words = Words { speller: &mut self.speller, router, now, engine: &mut self.engine };
                     let response = self.api.render(&head, answered, &mut words);
                     self.words_left = self.words_left.saturating_sub(response.body.as_bytes().len());
                     self.reply(now, conn, number, &head, &response);
                     self.resume(now, conn);
                 }
                 Some(Asker::Feed(id)) => self.page_turned(now, id, answered),
+                Some(Asker::Export(id)) => self.page_told(now, id, answered),
                 None => {}
             },
             Done::Closed => {}
@@ -358,11 +392,17 @@ impl Hub {
     }
 
     /// All these wait in vain.
-    fn turn_away(&mut self, now: Now, waiting: Vec<Waiting>, text: &str) {
-        for Waiting { conn, number, head } in waiting {
-            let response = self.api.finish(&head, unavailable(text));
-            self.reply(now, conn, number, &head, &response);
-            self.resume(now, conn);
+    fn turn_away(&mut self, now: Now, askers: Vec<Asker>, text: &str) {
+        for asker in askers {
+            match asker {
+                Asker::Request(Waiting { conn, number, head }) => {
+                    let response = self.api.finish(&head, unavailable(text));
+                    self.reply(now, conn, number, &head, &response);
+                    self.resume(now, conn);
+                }
+                Asker::Feed(id) => self.page_turned(now, id, Err(text.to_owned())),
+                Asker::Export(id) => self.give_up_export(now, id, text),
+            }
         }
     }
 
@@ -390,7 +430,9 @@ impl Hub {
     /// Whether the input of a connection is to be read at all. What is left now must be offered again.
     pub fn wants_input(&self, index: u32) -> bool {
         self.conns.get(index as usize).is_some_and(|conn| match &conn.protocol {
-            Protocol::Socket(socket) => conn.wants_input() && !self.feeds.is_full(socket.listens),
+            Protocol::Socket(socket) => {
+                conn.wants_input() && !self.feeds.is_full(socket.listens) && !self.desks.is_full(index)
+            }
             Protocol::Http(_) => conn.wants_input(),
         })
     }
@@ -466,10 +508,16 @@ impl Hub {
                         let held = conn.outbox.held_bytes();
                         conn.outbox.advance(sent);
                         bytes_left = bytes_left.saturating_sub(sent);
-                        if let Protocol::Http(http) = &mut conn.protocol {
-                            http.progress = now.mono;
+                        if conn.is_metered {
                             let freed = held - conn.outbox.held_bytes();
                             self.unsent_bytes = self.unsent_bytes.saturating_sub(freed);
+                            conn.is_metered = match &mut conn.protocol {
+                                Protocol::Http(http) => {
+                                    http.progress = now.mono;
+                                    true
+                                }
+                                Protocol::Socket(_) => !conn.outbox.is_empty(),
+                            };
                         }
                         if sent < offered {
                             break;
@@ -483,7 +531,8 @@ impl Hub {
                     }
                 }
             }
-            let fed = (conn.is_feed && !broken && conn.phase == Phase::Open).then(|| conn.outbox.bytes() < waited);
+            let is_fed = conn.outlet == Outlet::Feed && !broken && conn.phase == Phase::Open;
+            let fed = is_fed.then(|| conn.outbox.bytes() < waited);
             if broken {
                 self.kill(index);
             } else if !conn.outbox.is_empty() {
@@ -498,6 +547,7 @@ impl Hub {
             } else if let Protocol::Http(http) = &mut conn.protocol {
                 // It is idle since the answer has gone, not since it was given.
                 http.since = if http.stage == Stage::Idle { now.mono } else { http.since };
+                self.hungry.extend(http.export);
                 self.pump(now, index);
             }
             if let Some(took) = fed {
@@ -517,9 +567,17 @@ impl Hub {
             let conn = self.conns.remove(index as usize);
             self.unfinished_bytes = self.unfinished_bytes.saturating_sub(conn.booked_bytes());
             self.metrics.connections.dec();
+            if conn.is_metered {
+                self.unsent_bytes = self.unsent_bytes.saturating_sub(conn.outbox.held_bytes());
+            }
             match conn.protocol {
-                Protocol::Socket(_) => _ = self.metrics.websockets.dec(),
-                Protocol::Http(_) => self.unsent_bytes = self.unsent_bytes.saturating_sub(conn.outbox.held_bytes()),
+                Protocol::Socket(_) => {
+                    self.desks.close(index);
+                    self.metrics.websockets.dec();
+                }
+                Protocol::Http(http) => {
+                    http.export.and_then(|key| self.exports.try_remove(key as usize));
+                }
             }
             sockets.close(index);
         }
@@ -640,15 +698,16 @@ impl Hub {
 
     /// Alarms of scheduled timers that were deleted would stay in the heap until their day comes.
     fn sweep_alarms(&mut self) {
-        let Engine { timers, fx, .. } = &mut self.engine;
-        if fx.deadlines.len() > 4 * (timers.len() + self.conns.len()) + STALE_ALARMS_MAX {
+        let Engine { timers, delivery, fx, .. } = &mut self.engine;
+        if fx.deadlines.len() > 4 * (timers.len() + delivery.len() + self.conns.len()) + STALE_ALARMS_MAX {
             let conns = &self.conns;
             fx.deadlines.retain(|at, due| match due {
                 Due::Timer(sleeper) => timers.awaits(sleeper),
                 Due::Connection(sleeper) => conns
                     .get(sleeper.number as usize)
                     .is_some_and(|conn| conn.generation == sleeper.generation && conn.alarm == at),
-                Due::Heartbeat | Due::Upkeep => true,
+                Due::Session(sleeper) => delivery.awaits(sleeper),
+                Due::Heartbeat | Due::Upkeep | Due::Beat(_) => true,
             });
         }
     }
@@ -695,13 +754,25 @@ impl Date {
     }
 }
 
-/// One line for each change of a timer, when it is durable.
+/// One line for each change of a timer and each start of a session, when it is durable.
 fn log_changes(batch: &Batch) {
     for record in batch.follows.iter().chain(&batch.commands) {
-        if let Record::History(entry) = record {
-            let (timer, action, actor) = (&*entry.timer, entry.action.name(), &*entry.actor);
-            let left_s = entry.remaining_ms.div_ceil(1000);
-            log::info!(timer, actor, revision = entry.revision, left_s; "timer {action}");
+        match record {
+            Record::History(entry) => {
+                let (timer, action, actor) = (&*entry.timer, entry.action.name(), &*entry.actor);
+                let left_s = entry.remaining_ms.div_ceil(1000);
+                log::info!(timer, actor, revision = entry.revision, left_s; "timer {action}");
+            }
+            Record::Event(Event {
+                kind: Kind::QuizStarted,
+                source,
+                session: Some(session),
+                user: Some(user),
+                ..
+            }) if &**source == TIMERD => {
+                log::info!(session = &**session, candidate = &**user; "session started");
+            }
+            _ => {}
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::api::{Outcome, Socket as Opened, World};
 use crate::clock::Now;
 use crate::domain::effects::Topic;
 use crate::domain::staged::Hold;
-use crate::hub::conn::{ConnId, Framing, Listens, Phase, Protocol, Reply, Socket};
+use crate::hub::conn::{ConnId, Framing, Listens, Outlet, Phase, Protocol, Reply, Socket};
 use crate::hub::custody::{Held, Waiting};
 use crate::hub::outbox::Frame;
 use crate::hub::{Hub, RESTART};
@@ -63,7 +63,7 @@ impl Hub {
         let unanswered = !http.replies.is_empty();
         let input = match http.next.take() {
             Some(request) => Input::Request(request),
-            None => http.decoder.next(|head| self.api.body_bytes_max(head))?,
+            None => http.decoder.next(|head| self.api.body_bytes_max(head, &self.engine))?,
         };
         match input {
             Input::Request(request) if unanswered && !is_change(&request.head) => {
@@ -101,9 +101,9 @@ impl Hub {
         if over {
             outcome = match outcome {
                 Outcome::Upgrade(accept, _) if self.stopping => {
-                    Outcome::Upgrade(accept, Opened::Refused(1012, RESTART))
+                    Outcome::Upgrade(accept, Opened::Refused(1012, RESTART.into()))
                 }
-                Outcome::Upgrade(accept, _) => Outcome::Upgrade(accept, Opened::Refused(1013, "Server full")),
+                Outcome::Upgrade(accept, _) => Outcome::Upgrade(accept, Opened::Refused(1013, "Server full".into())),
                 _ => {
                     let text = if self.stopping { "The server is restarting" } else { "The server is full" };
                     Outcome::Answer(self.api.finish(&request.head, unavailable(text)), Hold::Nothing)
@@ -128,6 +128,10 @@ impl Hub {
                 let Some(number) = self.enqueue_reply(index) else { return };
                 let waiting = Waiting { conn: id, number, head: request.head };
                 self.custody.hold(Hold::Gathering, waiting, Held::Event(place));
+            }
+            Outcome::Export(export, hold) => {
+                let Some(number) = self.enqueue_reply(index) else { return };
+                self.begin_export(now, Waiting { conn: id, number, head: request.head }, export, hold);
             }
             Outcome::Ask(query, hold) => {
                 let Some(number) = self.enqueue_reply(index) else { return };
@@ -185,11 +189,11 @@ impl Hub {
     fn enqueue_reply(&mut self, index: u32) -> Option<u32> {
         let http = self.conns.get_mut(index as usize)?.http()?;
         http.requests = http.requests.wrapping_add(1);
-        http.replies.push_back(Reply { number: http.requests, bytes: None });
+        http.replies.push_back(Reply { number: http.requests, bytes: None, has_more: false });
         Some(http.requests)
     }
 
-    fn end_after_this(&mut self, index: u32) {
+    pub(super) fn end_after_this(&mut self, index: u32) {
         if let Some(http) = self.conns.get_mut(index as usize).and_then(|conn| conn.http()) {
             http.last = true;
         }
@@ -197,16 +201,26 @@ impl Hub {
 
     /// Answers the request `number`; the answer leaves when those before it have.
     pub(super) fn reply(&mut self, now: Now, id: ConnId, number: u32, head: &Head, response: &Response) {
-        let Some(conn) = self.live(id) else { return };
-        let Some(http) = conn.http() else { return };
+        let bytes = self.head_of(now, id, number, head, response);
+        self.release(now, id, number, bytes);
+    }
+
+    /// The bytes of an answer to the request `number`.
+    pub(super) fn head_of(&mut self, now: Now, id: ConnId, number: u32, head: &Head, response: &Response) -> Vec<u8> {
+        let Some(http) = self.live(id).and_then(|conn| conn.http()) else { return Vec::new() };
         let mut framing = Framing::of(head);
         framing.keep_alive &= !http.last || http.replies.back().is_some_and(|last| last.number != number);
-        let bytes = self.encode(now, framing, response);
-        self.release(now, id, number, bytes);
+        self.encode(now, framing, response)
     }
 
     /// Lets the answer `number` go, and those behind it that have waited only for their turn.
     fn release(&mut self, now: Now, id: ConnId, number: u32, bytes: Vec<u8>) {
+        self.release_part(now, id, number, bytes, true);
+    }
+
+    /// Lets a part of the answer `number` go; when it is the last, those behind it that have waited only for their
+    /// turn, too.
+    pub(super) fn release_part(&mut self, now: Now, id: ConnId, number: u32, bytes: Vec<u8>, is_last: bool) {
         let Some(conn) = self.live(id) else { return };
         let was_empty = conn.outbox.is_empty();
         let Some(http) = conn.http() else { return };
@@ -214,7 +228,12 @@ impl Hub {
             http.progress = now.mono;
         }
         if let Some(reply) = http.replies.iter_mut().find(|reply| reply.number == number) {
-            reply.bytes = Some(bytes);
+            reply.has_more = !is_last;
+            match &mut reply.bytes {
+                // It waits behind others, and so does what there was of it.
+                Some(before) => before.extend_from_slice(&bytes),
+                none => *none = Some(bytes),
+            }
         }
         let before = conn.outbox.held_bytes();
         if conn.release_replies() {
@@ -253,13 +272,19 @@ impl Hub {
         let rest = http.decoder.take_rest();
         let booked = http.booked_bytes;
         self.unsent_bytes = self.unsent_bytes.saturating_sub(conn.outbox.held_bytes());
+        conn.is_metered = false;
         conn.outbox.push_unbounded(Frame::lasting(accept));
         let id = ConnId { index, generation: conn.generation };
-        conn.is_feed = matches!(opened, Opened::Subscriber { .. });
+        conn.outlet = match opened {
+            Opened::Subscriber { .. } => Outlet::Feed,
+            Opened::Session { .. } => Outlet::Candidate,
+            _ => Outlet::Plain,
+        };
         let listens = match opened {
             Opened::Publisher { address } => self.feeds.open_publisher(id, address),
             Opened::Subscriber { address } => self.feeds.open_subscriber(now, id, address),
             Opened::Timer { serial, counted } => Listens::Topic { topic: Topic::Timer(serial), counted },
+            Opened::Session { serial, counted } => Listens::Topic { topic: Topic::Session(serial), counted },
             Opened::Echo => Listens::Echo,
             Opened::Refused(..) => Listens::Nothing,
         };
@@ -268,9 +293,9 @@ impl Hub {
         self.metrics.websockets.inc();
         self.mark(index);
         match opened {
-            Opened::Refused(code, reason) => self.close_socket(now, index, code, reason),
+            Opened::Refused(code, reason) => self.close_socket(now, index, code, &reason),
             Opened::Publisher { .. } | Opened::Subscriber { .. } | Opened::Echo => {}
-            Opened::Timer { .. } => self.join(now, index),
+            Opened::Timer { .. } | Opened::Session { .. } => self.join(now, index),
         }
         self.watch(index);
         if !rest.is_empty() {
@@ -300,5 +325,5 @@ impl Hub {
 
 /// Whether later answers of the connection may depend on this request.
 fn is_change(head: &Head) -> bool {
-    matches!(head.method.as_str(), "POST" | "DELETE" | "OPTIONS")
+    matches!(head.method.as_str(), "POST" | "PUT" | "DELETE" | "OPTIONS")
 }

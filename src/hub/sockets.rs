@@ -3,21 +3,33 @@
 //! Owns the rules of conversation: pace, keepalive, pings, silence, close codes. What a message means is the API's
 //! business.
 
-use crate::api::timers;
+use crate::api::{delivery, timers};
 use crate::clock::Now;
 use crate::domain::Engine;
+use crate::domain::delivery::Message as SessionSaid;
 use crate::domain::effects::{Announcement, Message as Said, Topic};
 use crate::domain::timers::Message as TimerSaid;
 use crate::hub::Hub;
-use crate::hub::conn::{Listens, Phase};
-use crate::hub::outbox::{Bound, Frame, Shared};
+use crate::hub::conn::{Conn, Listens, Phase};
+use crate::hub::outbox::{Bound, Frame, Overflow, Shared};
 use crate::limits::{KEEPALIVE_AFTER, PEER_SILENCE_MAX, PING_EVERY};
 use crate::wire::ws::{self, Message};
 
 const TOO_LARGE: &str = "Message too large";
 
-fn bound_of(is_feed: bool) -> Bound {
-    if is_feed { Bound::FEED_SAID } else { Bound::CLIENT }
+/// Queues `frame`, and keeps count of what is unsent where that is counted.
+pub(super) fn push(
+    conn: &mut Conn,
+    frame: &Shared,
+    bound: Bound,
+    unsent_bytes: &mut usize,
+) -> Result<bool, Overflow> {
+    let before = conn.outbox.held_bytes();
+    let pushed = conn.outbox.push(frame, bound);
+    if conn.is_metered {
+        *unsent_bytes = (*unsent_bytes + conn.outbox.held_bytes()).saturating_sub(before);
+    }
+    pushed
 }
 
 impl Hub {
@@ -30,7 +42,10 @@ impl Hub {
         let audience = self.audiences.entry(topic).or_default();
         socket.place = audience.join(index, counted);
         let clients = audience.counted();
-        let Topic::Timer(serial) = topic;
+        let serial = match topic {
+            Topic::Timer(serial) => serial,
+            Topic::Session(serial) => return self.join_session(now, index, serial),
+        };
         let Engine { timers: all, fx, .. } = &mut self.engine;
         let second = all.second();
         let greeting = all
@@ -113,24 +128,54 @@ impl Hub {
                     self.tell(now, index, &Frame::lasting(ws::text_frame(&reply)));
                 }
             }
+            (Message::Text(text), Listens::Topic { topic: Topic::Session(serial), .. }) => {
+                self.hear_candidate(now, index, serial, text.as_str());
+            }
             (Message::Text(_), Listens::Nothing) => {}
         }
     }
 
     /// Says `announcement` to everybody who listens: encoded once, one buffer, a pointer into each outbox.
     pub(super) fn broadcast(&mut self, now: Now, announcement: &Announcement) {
-        let Announcement { topic, message: Said::Timer(message) } = announcement;
-        if *message == TimerSaid::Deleted {
-            return self.dissolve(now, *topic);
-        }
-        if let (TimerSaid::Tick(reading), Topic::Timer(serial), true) = (message, topic, self.feeds.wants_ticks()) {
+        let Announcement { topic, message } = announcement;
+        if let (Said::Timer(TimerSaid::Tick(reading)), Topic::Timer(serial), true) =
+            (message, topic, self.feeds.wants_ticks())
+        {
             self.release_tick(now, *serial, *reading);
         }
-        let Some(audience) = self.audiences.get_mut(topic) else { return };
+        if let (Said::Session(message), Topic::Session(serial)) = (message, topic) {
+            self.log_session(*serial, message);
+        }
+        if !self.audiences.contains_key(topic) {
+            return;
+        }
         self.text.clear();
-        timers::announce(message, &mut self.text);
-        let bytes = ws::text_frame(&self.text);
-        let frame = if matches!(message, TimerSaid::Tick(_)) { Frame::tick(bytes) } else { Frame::lasting(bytes) };
+        match message {
+            Said::Timer(message) => {
+                timers::announce(message, &mut self.text);
+                if *message == TimerSaid::Deleted {
+                    return self.dissolve(now, *topic, 4000, "Timer deleted");
+                }
+                let bytes = ws::text_frame(&self.text);
+                let is_tick = matches!(message, TimerSaid::Tick(_));
+                let frame = if is_tick { Frame::tick(bytes) } else { Frame::lasting(bytes) };
+                self.cast(now, *topic, &frame, Bound::CLIENT);
+            }
+            Said::Session(SessionSaid::Gone) => self.dissolve(now, *topic, 4004, "Session not found"),
+            Said::Session(message) => {
+                let follows = delivery::announce(message, now, &mut self.text);
+                let mut bytes = ws::text_frame(&self.text);
+                follows.iter().for_each(|text| ws::push_text_frame(text, &mut bytes));
+                let is_tick = matches!(message, SessionSaid::Tick(_));
+                let frame = if is_tick { Frame::tick(bytes) } else { Frame::lasting(bytes) };
+                self.cast(now, *topic, &frame, Bound::CANDIDATE);
+            }
+        }
+    }
+
+    /// Puts a pointer to `frame` into the outbox of everybody who listens.
+    pub(super) fn cast(&mut self, now: Now, topic: Topic, frame: &Shared, bound: Bound) {
+        let Some(audience) = self.audiences.get_mut(&topic) else { return };
         let mut slow = Vec::new();
         let mut gave_way = 0;
         let mut frames = 0;
@@ -138,7 +183,7 @@ impl Hub {
             let Some(conn) = self.conns.get_mut(index as usize) else { continue };
             conn.told = now.mono;
             frames += 1;
-            match conn.outbox.push(&frame, Bound::CLIENT) {
+            match push(conn, frame, bound, &mut self.unsent_bytes) {
                 Ok(replaced) => gave_way += u64::from(replaced),
                 Err(_) => slow.push(index),
             }
@@ -153,17 +198,15 @@ impl Hub {
     }
 
     /// The noun is gone: everybody hears so, and is sent away.
-    fn dissolve(&mut self, now: Now, topic: Topic) {
+    fn dissolve(&mut self, now: Now, topic: Topic, code: u16, reason: &str) {
         let Some(mut audience) = self.audiences.remove(&topic) else { return };
-        self.text.clear();
-        timers::announce(&TimerSaid::Deleted, &mut self.text);
-        let frame = Frame::lasting(ws::text_frame(&self.text));
+        let frame = (!self.text.is_empty()).then(|| Frame::lasting(ws::text_frame(&self.text)));
         for index in audience.round().collect::<Vec<_>>() {
             if let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) {
                 socket.listens = Listens::Nothing;
             }
-            self.tell(now, index, &frame);
-            self.close_socket(now, index, 4000, "Timer deleted");
+            frame.iter().for_each(|frame| self.tell(now, index, frame));
+            self.close_socket(now, index, code, reason);
         }
     }
 
@@ -171,7 +214,7 @@ impl Hub {
     fn tell(&mut self, now: Now, index: u32, frame: &Shared) {
         let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
         conn.told = now.mono;
-        match conn.outbox.push(frame, bound_of(conn.is_feed)) {
+        match push(conn, frame, conn.outlet.bound(), &mut self.unsent_bytes) {
             Ok(_) => self.mark(index),
             Err(_) => self.close_slow(now, index),
         }
@@ -186,7 +229,7 @@ impl Hub {
             conn.outbox.push_unbounded(Frame::lasting(bytes));
             return self.mark(index);
         }
-        match conn.outbox.push(&Frame::lasting(bytes), bound_of(conn.is_feed)) {
+        match push(conn, &Frame::lasting(bytes), conn.outlet.bound(), &mut self.unsent_bytes) {
             Ok(_) => self.mark(index),
             Err(_) => self.close_slow(now, index),
         }
@@ -205,7 +248,7 @@ impl Hub {
         self.mark(index);
     }
 
-    fn close_slow(&mut self, now: Now, index: u32) {
+    pub(super) fn close_slow(&mut self, now: Now, index: u32) {
         let listens = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()).map(|socket| socket.listens);
         if let Some(Listens::Subscriber(key)) = listens {
             return self.close_slow_subscriber(now, index, key);
@@ -236,6 +279,9 @@ impl Hub {
         let moved = audience.leave(place, counted);
         if audience.is_empty() {
             self.audiences.remove(&topic);
+            if let Topic::Session(serial) = topic {
+                self.engine.delivery.unlisten(serial);
+            }
         }
         if let Some(socket) =
             moved.and_then(|moved| self.conns.get_mut(moved as usize)).and_then(|conn| conn.socket())
@@ -279,9 +325,13 @@ impl Hub {
     }
 
     fn keep_alive(&mut self, now: Now, index: u32, listens: Listens) {
-        let Engine { timers: all, fx, .. } = &mut self.engine;
+        let Engine { timers: all, delivery: sessions, fx, .. } = &mut self.engine;
         let second = all.second();
         let keepalive = match listens {
+            Listens::Topic { topic: Topic::Session(serial), .. } => {
+                let session = sessions.shown_by_serial(now, serial, fx);
+                session.map(|session| delivery::keepalive(session.left_s(now, second)))
+            }
             Listens::Topic { topic: Topic::Timer(serial), .. } => {
                 let timer = all.shown_by_serial(now, serial, fx);
                 timer.map(|timer| timers::keepalive(&timer.reading(now, second)))

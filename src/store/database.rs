@@ -13,11 +13,13 @@
 //! Invariants: no connection is in use whose WAL might hold unproven frames, except for reading; `durable` is the
 //! number of the last batch known to be on the disk, and a file that tells another number is not the one we wrote.
 
+use std::sync::Arc;
+
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::clock::WallMs;
-use crate::domain::disk::{EventStats, Extent, Gone, Image, Page, Search};
+use crate::domain::disk::{EventStats, Extent, Gone, Image, Page, Results, Search};
 use crate::domain::effects::{Batch, Record};
 use crate::domain::events::Stored;
 use crate::domain::history::Entry;
@@ -26,7 +28,7 @@ use crate::domain::timers::TimerId;
 use crate::limits::SLICE_ROWS_MAX;
 use crate::store::directory::Directory;
 use crate::store::events::{Forgetting, Reading, Slice};
-use crate::store::{OpenError, events, replays, schema, timers};
+use crate::store::{OpenError, assessments, delivery, events, replays, schema, timers};
 
 /// Pages in the WAL from which on an idle disk thread copies them into the database (4 MiB).
 const CHECKPOINT_PAGES: u32 = 1_000;
@@ -201,6 +203,27 @@ impl Database {
     /// The figures of all events.
     pub(super) fn event_stats(&mut self, hour_ago: WallMs) -> Result<EventStats, String> {
         self.read(|connection| events::stats(connection, hour_ago))
+    }
+
+    /// The responses of a session, by number of the item.
+    pub(super) fn responses(&mut self, session: u32) -> Result<Vec<(u16, Arc<str>)>, String> {
+        self.read(|connection| delivery::responses(connection, session))
+    }
+
+    /// A page of what came of an assessment; `None`: nothing is known of it.
+    pub(super) fn results(
+        &mut self,
+        assessment: &Arc<str>,
+        after: u32,
+        bytes_max: usize,
+    ) -> Result<Option<Results>, String> {
+        self.read(|connection| delivery::results(connection, assessment, after, bytes_max))
+    }
+
+    /// Forgets a slice of sessions that are no longer held and ended before `before`. Returns whether anything may be
+    /// left to forget.
+    pub(super) fn forget_results(&mut self, before: WallMs) -> Result<bool, String> {
+        self.slice(false, |connection| delivery::forget(connection, before, FORGET_ROWS_MAX))
     }
 
     /// A deletion of events begins.
@@ -436,6 +459,14 @@ fn fill(connection: &Connection, batch: &Batch, boot_id: &str) -> rusqlite::Resu
             Record::TimerGone(timer) => timers::remove(connection, timer)?,
             Record::History(entry) => timers::put_entry(connection, entry)?,
             Record::Event(event) => writer.put(event)?,
+            Record::Assessment(assessment) => assessments::put(connection, assessment)?,
+            Record::AssessmentGone(id) => assessments::remove(connection, id)?,
+            Record::Candidate(candidate) => assessments::put_candidate(connection, candidate)?,
+            Record::Session(session) => delivery::put(connection, session)?,
+            Record::SessionPast(serial) => delivery::put_past(connection, *serial)?,
+            Record::Answer { session, item, response } => {
+                delivery::put_answer(connection, *session, *item, response)?;
+            }
             Record::Replay(replay) => replays::put(connection, replay, writer.last_seq())?,
             Record::ReplayGone(key) => replays::remove(connection, key)?,
         }
@@ -453,6 +484,7 @@ fn image(connection: &Connection, boot_id: &str) -> rusqlite::Result<Image> {
         same_boot: meta.boot_id.as_deref() == Some(boot_id),
         serial: meta.serial,
         timers: timers::all(connection)?,
+        delivery: delivery::kept(connection)?,
         replays: replays::stubs(connection)?,
         last_seq: meta.last_seq,
         names: meta.names,
@@ -478,8 +510,6 @@ fn is_shaking(error: &rusqlite::Error) -> bool {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::clock::{Mono, Now};
     use crate::domain::events::Names;
@@ -535,6 +565,7 @@ pub(super) mod tests {
             same_boot: true,
             serial: 7,
             timers: vec![timer(1)],
+            delivery: Default::default(),
             replays: vec![replay(4, 1).stub, replay(1, 3).stub],
             last_seq: 0,
             names: image.names,

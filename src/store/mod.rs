@@ -10,6 +10,8 @@
 //! schema.rs      tables, migrations, settings of a connection, the row that says which batch was last
 //! database.rs    one open database: a batch whole or not at all, doubt settled, slices, checkpoints
 //! timers.rs      rows <-> timers and their history
+//! assessments.rs rows <-> assessments and candidates
+//! delivery.rs    rows <-> sessions and their answers; results
 //! events.rs      rows <-> events: numbered, searched, counted, deleted
 //! replays.rs     rows <-> kept answers
 //! thread.rs      the order of the disk thread's work
@@ -18,7 +20,9 @@
 //! Invariants: what is answered `Written` survives a power cut; what is answered `Failed` is not in the file and
 //! never will be; what is neither is not answered. A full or broken disk ends nothing but writing.
 
+mod assessments;
 mod database;
+mod delivery;
 mod directory;
 mod events;
 mod replays;

@@ -20,7 +20,7 @@ use crate::store::OpenError;
 
 /// The steps from an empty file to today's schema; the file's `user_version` counts those it has seen. A step that
 /// has been released is never edited.
-const MIGRATIONS: &[&str] = &[FIRST, SECOND];
+const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD];
 
 /// Marks a file as timerd's, in the field that SQLite keeps for it: `timd` in ASCII.
 const APPLICATION_ID: i64 = 0x7469_6d64;
@@ -125,6 +125,85 @@ const SECOND: &str = "
     ) STRICT;
 
     ALTER TABLE replays ADD COLUMN event_seq INTEGER;
+";
+
+/// Delivery. An assessment is a row for each of its versions, kept as long as a session has it; items are found by
+/// their number in it. A session is one row, which every change of it rewrites, with what is known of its items in
+/// short binary columns; the responses lie beside each other by session. Sessions that are still held are read at
+/// start, so they have an index, and so have those that are not, by when they may be forgotten.
+const THIRD: &str = "
+    CREATE TABLE assessments (
+        version       INTEGER PRIMARY KEY,
+        id            TEXT    NOT NULL,
+        is_current    INTEGER NOT NULL,
+        title         TEXT    NOT NULL,
+        time_limit_s  INTEGER,
+        attempt_limit INTEGER,
+        navigation    TEXT    NOT NULL,
+        grace_s       INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX assessments_id ON assessments (id);
+
+    CREATE TABLE assessment_sections (
+        version         INTEGER NOT NULL,
+        number          INTEGER NOT NULL,
+        id              TEXT    NOT NULL,
+        name            TEXT    NOT NULL,
+        time_limit_s    INTEGER,
+        is_drawn        INTEGER NOT NULL,
+        items_to_select INTEGER NOT NULL,
+        ordering        TEXT    NOT NULL,
+        PRIMARY KEY (version, number)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE assessment_items (
+        version  INTEGER NOT NULL,
+        number   INTEGER NOT NULL,
+        section  INTEGER NOT NULL,
+        id       TEXT    NOT NULL,
+        content  TEXT    NOT NULL,
+        metadata TEXT    NOT NULL,
+        PRIMARY KEY (version, number)
+    ) STRICT;
+
+    CREATE TABLE candidates (
+        id         TEXT PRIMARY KEY,
+        name       TEXT    NOT NULL,
+        is_active  INTEGER NOT NULL,
+        extra_time INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE sessions (
+        serial          INTEGER PRIMARY KEY,
+        id              TEXT    NOT NULL,
+        version         INTEGER NOT NULL,
+        candidate       TEXT    NOT NULL,
+        test_taker      TEXT    NOT NULL,
+        state           TEXT    NOT NULL,
+        drawn           BLOB,
+        place           INTEGER NOT NULL,
+        limit_ns        INTEGER,
+        clock           BLOB    NOT NULL,
+        parts           BLOB    NOT NULL,
+        marks           BLOB    NOT NULL,
+        grace           BLOB    NOT NULL,
+        started_at_ms   INTEGER NOT NULL,
+        completed_at_ms INTEGER,
+        expired_wall_ms INTEGER,
+        expired_boot_ns INTEGER,
+        late_ms         INTEGER,
+        is_past         INTEGER NOT NULL DEFAULT 0,
+        CHECK ((expired_wall_ms IS NULL) = (expired_boot_ns IS NULL))
+    ) STRICT;
+    CREATE INDEX sessions_version ON sessions (version);
+    CREATE INDEX sessions_past    ON sessions (completed_at_ms) WHERE is_past = 1;
+
+    CREATE TABLE answers (
+        session  INTEGER NOT NULL,
+        item     INTEGER NOT NULL,
+        response TEXT    NOT NULL,
+        PRIMARY KEY (session, item)
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// What every connection has, whatever it is for.
@@ -365,7 +444,7 @@ mod tests {
         let meta = meta(&connection).unwrap();
         assert_eq!((more, meta.batch, meta.alive, meta.serial), (4, 3, Some(now), 9));
         let error = upgrade(&connection, file(), MIGRATIONS).unwrap_err().to_string();
-        assert_eq!(error, "/x/timerd.db was written by a newer timerd (schema 3, this one knows 2)");
+        assert_eq!(error, "/x/timerd.db was written by a newer timerd (schema 4, this one knows 3)");
     }
 
     #[test]

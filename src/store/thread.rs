@@ -7,6 +7,7 @@
 //! nothing that the disk does ends the thread. A failure is logged when it begins and when it ends, not in between.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 
 use crate::clock::WallMs;
@@ -40,6 +41,10 @@ enum Task {
     History { timer: TimerId, after: u64, limit: u32, rows: Vec<Entry> },
     /// A page of events.
     Search { search: Search, reading: Reading },
+    /// The responses of a session.
+    Responses(u32),
+    /// A page of what came of an assessment: a slice of its own.
+    Results { assessment: Arc<str>, after: u32, bytes_max: usize },
     /// A deletion of events, once it has begun.
     Forget { extent: Extent, begun: Option<Forgetting> },
 }
@@ -53,6 +58,8 @@ impl Question {
             Query::Replay(key) => Task::Replay(key),
             Query::Event(seq) => Task::Event(seq),
             Query::EventStats(hour_ago) => Task::Stats { hour_ago },
+            Query::Responses(session) => Task::Responses(session),
+            Query::Results { assessment, after, bytes_max } => Task::Results { assessment, after, bytes_max },
         };
         Question { ticket, task }
     }
@@ -88,6 +95,8 @@ pub(super) struct Disk<W> {
     questions: VecDeque<Question>,
     /// History of timers deleted before this instant is to be forgotten.
     forget: Option<WallMs>,
+    /// What came of sessions that ended before this instant is to be forgotten.
+    forget_results: Option<WallMs>,
     /// COMMIT failed, and why; the disk has not told yet what came of it.
     doubt: Option<(Batch, String)>,
     is_closing: bool,
@@ -104,6 +113,7 @@ impl<W: Fn()> Disk<W> {
             writes: VecDeque::new(),
             questions: VecDeque::new(),
             forget: None,
+            forget_results: None,
             doubt: None,
             is_closing: false,
             is_well: true,
@@ -171,6 +181,8 @@ impl<W: Fn()> Disk<W> {
             self.answer(question);
         } else if let Some(before) = self.forget.take() {
             self.forget_slice(before);
+        } else if let Some(before) = self.forget_results.take() {
+            self.forget_results_slice(before);
         } else if checkpoint == Checkpoint::WhenIdle {
             self.checkpoint();
         } else {
@@ -185,6 +197,7 @@ impl<W: Fn()> Disk<W> {
             Job::Ask(ticket, query) => self.questions.push_back(Question::new(Some(ticket), query)),
             // One that is not done yet is part of the newer one.
             Job::Forget(Old::History(before)) => self.forget = self.forget.max(Some(before)),
+            Job::Forget(Old::Results(before)) => self.forget_results = self.forget_results.max(Some(before)),
             // One that is not done yet is done first; the next order is never far.
             Job::Forget(Old::Events(extent)) => {
                 if !self.questions.iter().any(|question| question.is_upkeep_of(extent)) {
@@ -263,6 +276,10 @@ impl<W: Fn()> Disk<W> {
             }),
             Task::Event(seq) => Slice::Done(Answer::Event(database.event(*seq)?)),
             Task::Stats { hour_ago } => Slice::Done(Answer::EventStats(database.event_stats(*hour_ago)?)),
+            Task::Responses(session) => Slice::Done(Answer::Responses(*session, database.responses(*session)?)),
+            Task::Results { assessment, after, bytes_max } => {
+                Slice::Done(Answer::Results(database.results(assessment, *after, *bytes_max)?))
+            }
             Task::History { timer, after, limit, rows } => {
                 let missing = limit.saturating_sub(u32::try_from(rows.len()).unwrap_or(u32::MAX));
                 let from = rows.last().map_or(*after, |last| last.revision);
@@ -302,6 +319,14 @@ impl<W: Fn()> Disk<W> {
     fn forget_slice(&mut self, before: WallMs) {
         match self.database.forget(before) {
             Ok(true) => self.forget = self.forget.max(Some(before)),
+            Ok(false) => {}
+            Err(why) => self.fall_ill(&why),
+        }
+    }
+
+    fn forget_results_slice(&mut self, before: WallMs) {
+        match self.database.forget_results(before) {
+            Ok(true) => self.forget_results = self.forget_results.max(Some(before)),
             Ok(false) => {}
             Err(why) => self.fall_ill(&why),
         }

@@ -750,13 +750,15 @@ pub enum Body {
     Bytes(Vec<u8>),
     /// Bytes that are part of the program.
     Static(&'static [u8]),
+    /// Bytes that follow in chunks, nobody knows how many.
+    Stream,
 }
 
 impl Body {
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
-            Body::Empty => &[],
+            Body::Empty | Body::Stream => &[],
             Body::Bytes(bytes) => bytes,
             Body::Static(bytes) => bytes,
         }
@@ -792,7 +794,12 @@ pub fn encode(
         if let Some(content_type) = response.content_type {
             push_field(out, "Content-Type", content_type);
         }
-        push_field(out, "Content-Length", &body.len().to_string());
+        match (&response.body, version) {
+            (Body::Stream, Version::Http11) => push_field(out, "Transfer-Encoding", "chunked"),
+            // It ends where the connection does (RFC 9112 section 6.3).
+            (Body::Stream, Version::Http10) => {}
+            _ => push_field(out, "Content-Length", &body.len().to_string()),
+        }
     }
     match (keep_alive, version) {
         (false, _) => push_field(out, "Connection", "close"),
@@ -807,6 +814,20 @@ pub fn encode(
         out.extend_from_slice(body);
     }
 }
+
+/// The chunk of a streamed answer (RFC 9112 section 7.1); without bytes there is none, since that would be the end.
+pub fn chunk(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() + 16);
+    if !bytes.is_empty() {
+        out.extend_from_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
+        out.extend_from_slice(bytes);
+        out.extend_from_slice(b"\r\n");
+    }
+    out
+}
+
+/// The last chunk of a streamed answer.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// Writes one field. A value may repeat a client's text, and a line break in it must not begin another field: control
 /// characters become blanks.

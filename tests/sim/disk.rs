@@ -6,8 +6,15 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use std::sync::Arc;
+
 use timerd::clock::{Mono, Now, WallMs};
-use timerd::domain::disk::{Answer, Done, EventStats, Extent, Gone, Image, Job, Old, Order, Page, Query, Search};
+use timerd::domain::assessments::{Assessment, Candidate};
+use timerd::domain::delivery::{Kept, Session};
+use timerd::domain::disk::{
+    Answer, Done, EventStats, Extent, Gone, Image, Job, Old, Order, Page, Query, ResultItem, ResultRow, Results,
+    Search,
+};
 use timerd::domain::effects::{Batch, Record};
 use timerd::domain::events::{Kind, Names, Stored};
 use timerd::domain::history::Entry;
@@ -72,6 +79,14 @@ pub struct Disk {
     pub deeds: Vec<Deed>,
     /// Pages that subscribers were given.
     pub feed_pages: u64,
+    /// Every version of every assessment, and which of them can be started.
+    versions: Vec<Arc<Assessment>>,
+    current: BTreeMap<Arc<str>, Arc<Assessment>>,
+    candidates: BTreeMap<Arc<str>, Candidate>,
+    /// Every session there ever was, and whether it is no longer held.
+    sessions: BTreeMap<u32, (Arc<Session>, bool)>,
+    /// Responses by session and number of the item.
+    responses: BTreeMap<(u32, u16), Arc<str>>,
     replays: HashMap<Digest, (Replay, u64)>,
     replay_order: Vec<Digest>,
     /// The last durable batch.
@@ -107,6 +122,11 @@ impl Disk {
             last_seen: BTreeMap::new(),
             deeds: Vec::new(),
             feed_pages: 0,
+            versions: Vec::new(),
+            current: BTreeMap::new(),
+            candidates: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            responses: BTreeMap::new(),
             replays: HashMap::new(),
             replay_order: Vec::new(),
             batch: 0,
@@ -149,7 +169,7 @@ impl Disk {
             }
             Job::Ask(ticket, query) => self.questions.push_back((at, ticket, query)),
             Job::Forget(Old::Events(extent)) => _ = self.forget(extent),
-            Job::Forget(Old::History(_)) | Job::Close => {}
+            Job::Forget(Old::History(_) | Old::Results(_)) | Job::Close => {}
         }
     }
 
@@ -194,6 +214,10 @@ impl Disk {
                     Query::Event(seq) => Answer::Event(self.event(seq)),
                     Query::Events(search) => Answer::Events(self.search(&search, rng)),
                     Query::EventStats(hour_ago) => Answer::EventStats(self.event_stats(hour_ago)),
+                    Query::Responses(session) => Answer::Responses(session, self.responses_of(session)),
+                    Query::Results { assessment, after, bytes_max } => {
+                        Answer::Results(self.results(&assessment, after, bytes_max))
+                    }
                     Query::ForgetEvents(extent) => Answer::Forgotten(self.forget(extent)),
                 })
             };
@@ -234,6 +258,7 @@ impl Disk {
             same_boot: self.alive_boot == self.boot,
             serial: self.serial,
             timers: self.timers.values().cloned().collect(),
+            delivery: self.kept(),
             replays: self.replay_order.iter().map(|key| self.replays[key].0.stub).collect(),
             last_seq: self.last_seq,
             names: names(),
@@ -243,6 +268,73 @@ impl Disk {
     /// Whether this change of this timer is durable.
     pub fn has(&self, timer: &str, revision: u64) -> bool {
         self.history.get(timer).is_some_and(|entries| entries.len() as u64 >= revision && revision > 0)
+    }
+
+    fn kept(&self) -> Kept {
+        let held = self.sessions.values().filter(|(_, is_past)| !is_past);
+        let mut attempts: BTreeMap<(Arc<str>, Arc<str>), u32> = BTreeMap::new();
+        for (session, _) in self.sessions.values().filter(|(_, is_past)| *is_past) {
+            *attempts.entry((session.assessment.id.clone(), session.candidate.clone())).or_default() += 1;
+        }
+        Kept {
+            assessments: self.current.values().cloned().collect(),
+            version: self.versions.iter().map(|version| version.version).max().unwrap_or(0),
+            candidates: self.candidates.values().cloned().collect(),
+            sessions: held.map(|(session, _)| Session::clone(session)).collect(),
+            serial: self.sessions.keys().last().copied().unwrap_or(0),
+            attempts: attempts.into_iter().map(|((of, by), count)| (of, by, count)).collect(),
+        }
+    }
+
+    fn responses_of(&self, session: u32) -> Vec<(u16, Arc<str>)> {
+        let of = self.responses.range((session, 0)..=(session, u16::MAX));
+        of.map(|((_, item), response)| (*item, response.clone())).collect()
+    }
+
+    fn results(&self, assessment: &str, after: u32, bytes_max: usize) -> Option<Results> {
+        let versions: Vec<_> = self.versions.iter().rev().filter(|version| *version.id == *assessment).collect();
+        let mut page = Results { is_last: true, ..Results::default() };
+        if after == 0 {
+            for item in versions.iter().flat_map(|version| &version.items) {
+                if !page.items.contains(&item.id) {
+                    page.items.push(item.id.clone());
+                }
+            }
+            versions.first()?;
+        }
+        let mut bytes = 0;
+        for (serial, (session, _)) in self.sessions.range(after + 1..) {
+            if *session.assessment.id != *assessment {
+                continue;
+            }
+            // So that small exams have pages, too.
+            if bytes >= bytes_max || page.rows.len() >= 7 {
+                page.is_last = false;
+                break;
+            }
+            let mut items = Vec::new();
+            for place in 0..session.total() {
+                let response = self.responses.get(&(*serial, session.number_at(place))).cloned();
+                bytes += response.as_ref().map_or(0, |response| response.len());
+                let is_flagged = session.mark_at(place).is_flagged;
+                if response.is_some() || is_flagged {
+                    items.push(ResultItem { id: session.item_at(place).id.clone(), response, is_flagged });
+                }
+            }
+            page.rows.push(ResultRow {
+                serial: *serial,
+                session: session.id.clone(),
+                candidate: session.candidate.clone(),
+                test_taker: session.test_taker.clone(),
+                state: session.state,
+                limit_ns: session.limit.map(|limit| u64::try_from(limit.as_nanos()).unwrap()),
+                started_at: session.started_at,
+                completed_at: session.completed_at,
+                late_ms: session.late_ms,
+                items,
+            });
+        }
+        Some(page)
     }
 
     fn event(&self, seq: u64) -> Option<Stored> {
@@ -358,6 +450,19 @@ impl Disk {
                 let seen = self.last_seen.entry(event.kind).or_insert(event.at);
                 *seen = event.at.max(*seen);
                 self.events.push(Stored { seq: self.last_seq, event: event.clone() });
+            }
+            Record::Assessment(assessment) => {
+                self.versions.push(assessment.clone());
+                self.current.insert(assessment.id.clone(), assessment.clone());
+            }
+            Record::AssessmentGone(id) => _ = self.current.remove(id),
+            Record::Candidate(candidate) => _ = self.candidates.insert(candidate.id.clone(), candidate.clone()),
+            Record::Session(session) => _ = self.sessions.insert(session.serial, (session.clone(), false)),
+            Record::SessionPast(serial) => {
+                self.sessions.entry(*serial).and_modify(|(_, is_past)| *is_past = true);
+            }
+            Record::Answer { session, item, response } => {
+                self.responses.insert((*session, *item), response.clone());
             }
             Record::Replay(replay) => {
                 self.replay_order.retain(|key| *key != replay.stub.key);

@@ -210,7 +210,9 @@ impl Fair {
         self.overhear(now, model);
         for (records, is_command) in [(&batch.follows, false), (&batch.commands, true)] {
             let mut events = records.iter().filter_map(|record| match record {
-                Record::Event(event) if &*event.source == "timerd" => Some(event),
+                Record::Event(event) if &*event.source == "timerd" && event.kind.name().starts_with("timer_") => {
+                    Some(event)
+                }
                 _ => None,
             });
             let mut next = || loop {

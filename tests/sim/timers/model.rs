@@ -300,7 +300,7 @@ impl Model {
                 Record::History(entry) => entries.push(entry),
                 Record::Timer(timer) => self.command(&timer.id, Some(timer), std::mem::take(&mut entries)),
                 Record::TimerGone(id) => self.command(id, None, std::mem::take(&mut entries)),
-                Record::Event(_) | Record::Replay(_) | Record::ReplayGone(_) => {}
+                _ => {}
             }
         }
         if !entries.is_empty() {
@@ -392,7 +392,7 @@ impl Model {
                     violated("only the old and finished give their place back", id);
                 }
             }
-            Record::Event(_) | Record::Replay(_) | Record::ReplayGone(_) => {}
+            _ => {}
         }
     }
 

@@ -1,0 +1,192 @@
+//! Candidates' sockets: what is said on them, and what is held until it is true.
+//!
+//! Owns the answers that candidates wait for, in the order of their messages, and the ticks of a slot, each second
+//! encoded once. What a message means is the API's business.
+//!
+//! Invariants: answers leave in the order of messages, those that tell of a change when it is durable; what is
+//! announced does not wait for them; a socket with too many unanswered messages is not read.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::api::delivery;
+use crate::clock::Now;
+use crate::domain::Engine;
+use crate::domain::beats::Tick;
+use crate::domain::delivery::{Message, State};
+use crate::domain::effects::Topic;
+use crate::domain::staged::{Flight, Hold};
+use crate::hub::Hub;
+use crate::hub::conn::ConnId;
+use crate::hub::outbox::{Bound, Frame, Shared};
+use crate::hub::sockets::push;
+use crate::limits::{CANDIDATE_UNANSWERED_MAX, OUTBOX_BYTES_MAX, UNSENT_BYTES_MAX};
+use crate::wire::ws;
+
+/// Everybody who waits for an answer on a candidate's socket.
+#[derive(Debug, Default)]
+pub(super) struct Desks {
+    unanswered: HashMap<u32, VecDeque<Owed>>,
+    /// Who waits for which batch.
+    waiting: Flight<Vec<ConnId>>,
+    /// The ticks of a slot: room that is used again, and a frame for each second.
+    ticks: Vec<Tick>,
+    frames: HashMap<u32, Shared>,
+}
+
+/// An answer that waits.
+#[derive(Debug)]
+struct Owed {
+    /// For the batch with this number; 0: for those before it alone.
+    batch: u64,
+    texts: Vec<String>,
+}
+
+impl Desks {
+    /// Whether a connection has as many unanswered messages as it may.
+    pub(super) fn is_full(&self, index: u32) -> bool {
+        self.unanswered.get(&index).is_some_and(|owed| owed.len() >= CANDIDATE_UNANSWERED_MAX)
+    }
+
+    /// A connection is over.
+    pub(super) fn close(&mut self, index: u32) {
+        self.unanswered.remove(&index);
+    }
+
+    /// The gathering batch goes to the disk.
+    pub(super) fn hand_over(&mut self) {
+        self.waiting.hand_over();
+    }
+}
+
+impl Hub {
+    /// A candidate has said something.
+    pub(super) fn hear_candidate(&mut self, now: Now, index: u32, serial: u32, text: &str) {
+        let refusal = match self.custody.degraded() {
+            _ if self.stopping => Some("The server is restarting"),
+            None if self.engine.fx.is_full() => Some("Too many changes at once"),
+            degraded => degraded,
+        };
+        let said = delivery::hear(text, serial, now, &mut self.engine, refusal);
+        // What time has brought about while it was judged.
+        self.publish(now);
+        let Some(conn) = self.conns.get(index as usize) else { return };
+        let id = ConnId { index, generation: conn.generation };
+        let gathering = self.engine.gathering();
+        let batch = match said.hold {
+            Hold::Nothing => 0,
+            Hold::Writing => gathering - 1,
+            Hold::Gathering => gathering,
+        };
+        match said.hold {
+            Hold::Nothing => {}
+            Hold::Writing => self.desks.waiting.writing.push(id),
+            Hold::Gathering => self.desks.waiting.gathering.push(id),
+        }
+        self.desks.unanswered.entry(index).or_default().push_back(Owed { batch, texts: said.texts });
+        self.answer_candidate(now, id, 0);
+    }
+
+    /// The batch with this number is durable: whoever waits for it hears so.
+    pub(super) fn answer_candidates(&mut self, now: Now, durable: u64) {
+        for id in std::mem::take(&mut self.desks.waiting.writing) {
+            self.answer_candidate(now, id, durable);
+        }
+    }
+
+    /// What was asked and is not durable never will be, or nobody knows: those who wait hear why.
+    pub(super) fn disappoint_candidates(&mut self, now: Now, why: &str) {
+        let Flight { gathering, writing } = std::mem::take(&mut self.desks.waiting);
+        for id in writing.into_iter().chain(gathering) {
+            for owed in self.desks.unanswered.get_mut(&id.index).into_iter().flatten() {
+                if owed.batch > 0 {
+                    *owed = Owed { batch: 0, texts: vec![delivery::failed(why)] };
+                }
+            }
+            self.answer_candidate(now, id, 0);
+        }
+    }
+
+    /// Sends the answers that may leave: those that wait for batches up to `durable`, and those behind them that have
+    /// waited for their turn alone.
+    fn answer_candidate(&mut self, now: Now, id: ConnId, durable: u64) {
+        let is_same = self.live(id).is_some();
+        let Some(unanswered) = self.desks.unanswered.get_mut(&id.index).filter(|_| is_same) else { return };
+        let mut bytes = Vec::new();
+        while let Some(owed) = unanswered.pop_front_if(|owed| owed.batch <= durable) {
+            owed.texts.iter().for_each(|text| ws::push_text_frame(text, &mut bytes));
+        }
+        if unanswered.is_empty() {
+            self.desks.unanswered.remove(&id.index);
+        }
+        if !bytes.is_empty() {
+            self.hand(now, id.index, &Frame::lasting(bytes));
+        }
+    }
+
+    /// Gives a candidate what he has asked for. Items may be large: what is more than a socket usually holds is
+    /// counted with all that has not been taken.
+    fn hand(&mut self, now: Now, index: u32, frame: &Shared) {
+        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        conn.told = now.mono;
+        if push(conn, frame, Bound::CANDIDATE, &mut self.unsent_bytes).is_err() {
+            return self.close_slow(now, index);
+        }
+        if !conn.is_metered && conn.outbox.bytes() > OUTBOX_BYTES_MAX {
+            conn.is_metered = true;
+            self.unsent_bytes += conn.outbox.held_bytes();
+        }
+        if self.unsent_bytes > UNSENT_BYTES_MAX {
+            self.metrics.connections_shed.inc();
+            return self.kill(index);
+        }
+        self.mark(index);
+    }
+
+    /// Enters a session's audience, with the time and the item as greeting.
+    pub(super) fn join_session(&mut self, now: Now, index: u32, serial: u32) {
+        let Engine { delivery: all, fx, .. } = &mut self.engine;
+        let second = all.second();
+        let Some(session) = all.shown_by_serial(now, serial, fx).cloned() else {
+            return self.close_socket(now, index, 4004, "Session not found");
+        };
+        all.seen(now, serial);
+        all.listen(now, serial, fx);
+        let mut bytes = Vec::new();
+        for text in delivery::greeting(&session, now, second) {
+            ws::push_text_frame(&text, &mut bytes);
+        }
+        self.hand(now, index, &Frame::lasting(bytes));
+    }
+
+    /// One line for each change of a session's state or time, when it is true.
+    pub(super) fn log_session(&self, serial: u32, message: &Message) {
+        let what = match message {
+            Message::Expired => "expired",
+            Message::Turned(State::InProgress, _) => "resumed",
+            Message::Turned(state, _) => state.name(),
+            Message::Extended { .. } => "extended",
+            Message::Tick(_) | Message::SectionOver { .. } | Message::Gone => return,
+        };
+        if let Some(session) = self.engine.delivery.peek(serial) {
+            let (assessment, candidate) = (&*session.assessment.id, &*session.candidate);
+            log::info!(session = &*session.id, assessment, candidate; "session {what}");
+        }
+    }
+
+    /// The ticks of a slot: a frame for each second that is left to anybody, a pointer for each who listens.
+    pub(super) fn beat(&mut self, now: Now, slot: u32) {
+        let mut ticks = std::mem::take(&mut self.desks.ticks);
+        let Engine { delivery: all, fx, .. } = &mut self.engine;
+        all.beat(now, slot, &mut ticks, fx);
+        for Tick { serial, left_s } in ticks.drain(..) {
+            let frame = self.desks.frames.entry(left_s);
+            let frame =
+                frame.or_insert_with(|| Frame::tick(ws::text_frame(&delivery::timer(Some(left_s), now, None))));
+            let frame = frame.clone();
+            self.cast(now, Topic::Session(serial), &frame, Bound::CANDIDATE);
+        }
+        // The text says when: the next slot has its own.
+        self.desks.frames.clear();
+        self.desks.ticks = ticks;
+    }
+}
