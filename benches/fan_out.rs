@@ -5,6 +5,9 @@
 //! on another. At 1,000 and 19,000 connections in groups of 100: CPU a frame, bytes a connection, upgrades a second,
 //! frames delivered, burst spread. Ratios are those of neighbouring turns, figures are medians over the turns.
 //!
+//! With `-- --sessions` the same crowd sits an exam: as many sessions with one socket each, each with a second of its
+//! own, beside the timers in groups of 100.
+//!
 //! `cargo bench --bench fan_out`; `TIMERD_BENCH_SECONDS` (10) is how long each of the servers is counted at each
 //! size. 19,000 clients need an open file limit of 20,000 (`ulimit -Hn`); with less there are fewer.
 
@@ -54,6 +57,7 @@ struct Side {
 
 enum Server {
     Timerd { daemon: Daemon, ids: String, begun: bool },
+    Sessions(Daemon),
     Floor(Helper),
 }
 
@@ -82,6 +86,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         [_, "floor", answer] => unhex(answer).and_then(|answer| floor::run(&answer)),
         [_, "crowd", server, pid, group, ..] => crowd::run(server, pid, group, &args[5..]),
+        words if words.contains(&"--sessions") => bench_sessions(),
         _ => bench(),
     };
     match done {
@@ -110,6 +115,43 @@ fn bench() -> Outcome<()> {
         let (timerd, floor) = measure(size, seconds, turns, cores)?;
         report(size, &timerd, &floor);
     }
+    Ok(())
+}
+
+/// Sessions beside timers: both sides are timerd.
+fn bench_sessions() -> Outcome<()> {
+    let seconds = rig::seconds()?;
+    let cores = Cores::choose()?;
+    let room = usize::try_from(rig::raise_descriptor_limit()?.saturating_sub(DESCRIPTORS_APART))?;
+    say(&rig::machine(cores));
+    let turns = (1..=TURNS).rev().find(|turns| seconds / *turns as f64 >= TURN_S_MIN).unwrap_or(1);
+    let size = if rig::is_trial() { Size { clients: 400, first: 400, second_ms: 190 } } else { MANY };
+    let size = Size { clients: size.clients.min(room / GROUP * GROUP), ..size };
+    let (mut timers, _) = Side::timerd(size, cores)?;
+    let mut sessions = Side::sessions(size, cores)?;
+    for side in [&mut timers, &mut sessions] {
+        side.crowd.ask(&format!("join {}", size.clients))?;
+    }
+    let mut counts = (Counts::default(), Counts::default());
+    for _ in 0..turns {
+        for (side, counts) in [(&mut timers, &mut counts.0), (&mut sessions, &mut counts.1)] {
+            side.turn(seconds / turns as f64, size.second_ms, counts)?;
+        }
+    }
+    let (timers, sessions) = counts;
+    say(&format!("{} sessions with one socket each, beside as many clients of timers", size.clients));
+    let mut rows = vec![["", "sessions", "timers", "ratio", "to reach"].map(str::to_owned).to_vec()];
+    let mut add = |row: [String; 5]| rows.push(row.to_vec());
+    let rates = [format!("{:.0}", sessions.rate()), format!("{:.0}", timers.rate())];
+    add(["frames/s".to_owned(), rates[0].clone(), rates[1].clone(), String::new(), String::new()]);
+    let ratio =
+        ratios(&sessions, &timers, false).or(ratios(&sessions, &timers, true)).ok_or("nothing was counted")?;
+    let target = format!("<= 1.15 {}", if ratio <= 1.15 { "met" } else { "MISSED" });
+    let costs = [format!("{:.3}", sessions.frame_us()), format!("{:.3}", timers.frame_us())];
+    add(["CPU a frame, us".to_owned(), costs[0].clone(), costs[1].clone(), format!("{ratio:.3}"), target]);
+    let shares = [format!("{:.4}", sessions.delivered()), format!("{:.4}", timers.delivered())];
+    add(["delivered, %".to_owned(), shares[0].clone(), shares[1].clone(), String::new(), String::new()]);
+    print_table(&rows);
     Ok(())
 }
 
@@ -160,6 +202,29 @@ impl Side {
         Ok((Side { pid, crowd, server: Server::Timerd { daemon, ids, begun: false } }, answer))
     }
 
+    /// An exam that everybody sits, paused at once.
+    fn sessions(size: Size, cores: Cores) -> Outcome<Side> {
+        let daemon = Daemon::start(&["--ephemeral", "--second-ms", &size.second_ms.to_string()], cores.server)?;
+        let exam = r#"{"time_limit_seconds":86400,"sections":[{"section_id":"a","items":[
+            {"item_id":"i","content":{"prompt":"?"}}]}]}"#;
+        daemon.put("/delivery/assessments/exam", exam)?;
+        let mut paths = Vec::with_capacity(size.clients);
+        for number in 0..size.clients {
+            let body = format!(r#"{{"candidate_id":"c{number}","test_taker_id":"c{number}"}}"#);
+            let session: serde_json::Value = serde_json::from_str(&daemon.post("/delivery/start/exam", &body)?)?;
+            let id = session["session_id"].as_str().ok_or("a session without id")?;
+            paths.push(format!("/delivery/ws/{id}"));
+        }
+        daemon.post("/delivery/assessments/exam/pause", "")?;
+        let pid = daemon.pid();
+        let (text, group) = (pid.to_string(), "1".to_owned());
+        let address = daemon.address.to_string();
+        let mut role = vec!["crowd", &address, &text, &group];
+        role.extend(paths.iter().map(String::as_str));
+        let crowd = Helper::start(&role, cores.client)?;
+        Ok(Side { pid, crowd, server: Server::Sessions(daemon) })
+    }
+
     fn floor(size: Size, answer: &[u8], cores: Cores) -> Outcome<Side> {
         let hex: String = answer.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut floor = Helper::start(&["floor", &hex], cores.server)?;
@@ -189,11 +254,17 @@ impl Side {
                 let action = if std::mem::replace(begun, true) { "resume" } else { "start" };
                 daemon.post(&format!("/timers/bulk/{action}"), ids)?;
             }
+            Server::Sessions(daemon) => drop(daemon.post("/delivery/assessments/exam/resume", "")?),
             Server::Floor(floor) => drop(floor.ask(&format!("tick {second_ms}"))?),
         }
-        let answer = self.crowd.ask(&format!("count {seconds} {second_ms}"))?;
+        let order = match self.server {
+            Server::Sessions(_) => format!("tally {seconds}"),
+            _ => format!("count {seconds} {second_ms}"),
+        };
+        let answer = self.crowd.ask(&order)?;
         match &mut self.server {
             Server::Timerd { daemon, ids, .. } => drop(daemon.post("/timers/bulk/pause", ids)?),
+            Server::Sessions(daemon) => drop(daemon.post("/delivery/assessments/exam/pause", "")?),
             Server::Floor(floor) => drop(floor.ask("rest")?),
         }
         let words: Vec<&str> = answer.split(' ').collect();

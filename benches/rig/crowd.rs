@@ -35,8 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LATE_MAX: Duration = Duration::from_secs(2);
 /// `{"type":"ping"}` in a masked frame, the mask being zeros.
 const PING: &[u8] = b"\x81\x8f\0\0\0\0{\"type\":\"ping\"}";
-/// How a tick begins, and no other message.
-const TICK: &[u8] = br#"{"type":"timer_tick","remaining_seconds":"#;
+/// How the ticks of a timer and of a session begin, and no other message that a crowd is sent while it counts.
+const TICKS: [&[u8]; 2] = [br#"{"type":"timer_tick","remaining_seconds":"#, br#"{"type":"timer","time_remaining":"#];
 
 /// The upgrade request to `path`. Everybody has the same key: the answer is not what is measured.
 pub fn upgrade_request(path: &str) -> Vec<u8> {
@@ -53,6 +53,8 @@ struct Seat {
     stage: Stage,
     /// The beginning of a frame whose end is still to come.
     rest: Vec<u8>,
+    /// The seconds of the tick it heard last.
+    left: Option<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,12 +93,14 @@ struct Crowd {
     answered: usize,
     pings: usize,
     ticks: usize,
+    /// Seconds that somebody was not told, between two that he was.
+    missed: usize,
     rounds: Vec<Round>,
 }
 
 /// Obeys until its orders end. Orders are lines, each answered by one:
 /// `join N` (so many more clients; seconds, the server's CPU ns), `speak`, `count SECONDS MS` (for so long, with so
-/// many milliseconds a round; see [`Crowd::count`]).
+/// many milliseconds a round; see [`Crowd::count`]), `tally SECONDS` (see [`Crowd::tally`]).
 pub fn run(server: &str, server_pid: &str, group: &str, paths: &[String]) -> Outcome<()> {
     raise_descriptor_limit()?;
     let SocketAddr::V4(server) = server.parse()? else { return Err("IPv4 only".into()) };
@@ -116,6 +120,7 @@ pub fn run(server: &str, server_pid: &str, group: &str, paths: &[String]) -> Out
         answered: 0,
         pings: 0,
         ticks: 0,
+        missed: 0,
         rounds: Vec::new(),
     };
     loop {
@@ -133,6 +138,7 @@ pub fn run(server: &str, server_pid: &str, group: &str, paths: &[String]) -> Out
                 let (span, round) = (Duration::from_secs_f64(seconds.parse()?), Duration::from_millis(ms.parse()?));
                 crowd.count(span, round)?
             }
+            ["tally", seconds] => crowd.tally(Duration::from_secs_f64(seconds.parse()?))?,
             _ => return Err(format!("no such order: {line}").into()),
         };
         let mut out = io::stdout().lock();
@@ -218,7 +224,8 @@ impl Crowd {
         }
         while let Some((opcode, payload, length)) = cut(&bytes[at..]) {
             match opcode {
-                1 if payload.starts_with(TICK) => self.tick(seconds_in(&payload[TICK.len()..]), now),
+                1 if payload.starts_with(TICKS[0]) => self.tick(index, seconds_in(&payload[TICKS[0].len()..]), now),
+                1 if payload.starts_with(TICKS[1]) => self.tick(index, seconds_in(&payload[TICKS[1].len()..]), now),
                 1 if payload.starts_with(br#"{"type":"pong""#) => {
                     self.seats[index].stage = Stage::Answered;
                     self.answered += 1;
@@ -237,8 +244,11 @@ impl Crowd {
         Ok(at)
     }
 
-    fn tick(&mut self, left: u32, now: Instant) {
+    fn tick(&mut self, index: usize, left: u32, now: Instant) {
         self.ticks += 1;
+        if let Some(before) = self.seats[index].left.replace(left) {
+            self.missed += (before as usize).saturating_sub(left as usize + 1);
+        }
         // Nearly always that of the newest round.
         match self.rounds.iter_mut().rev().find(|round| round.left == left) {
             Some(round) => {
@@ -260,7 +270,7 @@ impl Crowd {
             bind(&socket, &SocketAddrV4::new(source, 0))?;
             let data = EventData::new_u64(index as u64);
             epoll::add(&self.epoll, &socket, data, EventFlags::IN | EventFlags::OUT | EventFlags::ET)?;
-            self.seats.push(Seat { socket, stage: Stage::New, rest: Vec::new() });
+            self.seats.push(Seat { socket, stage: Stage::New, rest: Vec::new(), left: None });
         }
         let cpu = cpu_ns(self.server_pid)?;
         let begun = Instant::now();
@@ -388,6 +398,21 @@ impl Crowd {
         let spreads: Vec<String> =
             rounds.iter().map(|round| (round.last - round.first).as_micros().to_string()).collect();
         Ok(format!("{ticks} {cpu} {} {pings} {heard} {expected} {}", wall.as_nanos(), spreads.join(",")))
+    }
+
+    /// Counts for `span`, anywhere in the seconds of a crowd of whom each has his own. Returns what [`Crowd::count`]
+    /// does, the missed seconds of all being what was expected beyond what was heard; there are no rounds.
+    fn tally(&mut self, span: Duration) -> Outcome<String> {
+        // What has just begun again may have left a second out.
+        self.rest(Duration::from_millis(300))?;
+        self.seats.iter_mut().for_each(|seat| seat.left = None);
+        let (ticks, pings, missed) = (self.ticks, self.pings, self.missed);
+        let (begun, cpu) = (Instant::now(), cpu_ns(self.server_pid)?);
+        self.rest(span)?;
+        let (wall, cpu) = (begun.elapsed(), cpu_ns(self.server_pid)? - cpu);
+        let (ticks, pings, missed) = (self.ticks - ticks, self.pings - pings, self.missed - missed);
+        self.rounds.clear();
+        Ok(format!("{ticks} {cpu} {} {pings} {ticks} {} ", wall.as_nanos(), ticks + missed))
     }
 }
 

@@ -173,14 +173,23 @@ impl Daemon {
 
     /// Posts `body`; returns the body of a success.
     pub fn post(&self, path: &str, body: &str) -> Outcome<String> {
+        self.send(&request_bytes("POST", path, body, false), path)
+    }
+
+    /// Puts `body`; returns the body of a success.
+    pub fn put(&self, path: &str, body: &str) -> Outcome<String> {
+        self.send(&request_bytes("PUT", path, body, false), path)
+    }
+
+    fn send(&self, request: &[u8], path: &str) -> Outcome<String> {
         let mut stream = TcpStream::connect(self.address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(&post_bytes(path, body, false))?;
+        stream.write_all(request)?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         match text.split_once("\r\n\r\n") {
             Some((head, body)) if head.starts_with("HTTP/1.1 2") => Ok(body.to_owned()),
-            _ => Err(format!("POST {path}: {text}").into()),
+            _ => Err(format!("{path}: {text}").into()),
         }
     }
 
@@ -201,12 +210,16 @@ impl Drop for Daemon {
     }
 }
 
-/// A request with a JSON body.
+/// A POST with a JSON body.
 pub fn post_bytes(path: &str, body: &str, keep_alive: bool) -> Vec<u8> {
+    request_bytes("POST", path, body, keep_alive)
+}
+
+fn request_bytes(method: &str, path: &str, body: &str, keep_alive: bool) -> Vec<u8> {
     let connection = if keep_alive { "" } else { "Connection: close\r\n" };
     let length = body.len();
     format!(
-        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{connection}\
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{connection}\
          Content-Length: {length}\r\n\r\n{body}"
     )
     .into_bytes()

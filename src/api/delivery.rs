@@ -155,7 +155,7 @@ impl Api {
         let Verdict { outcome, hold } = delivery.act(now, serial, deed, &actor, fx);
         let session = match outcome {
             Ok(session) => session,
-            Err(refusal) => return Outcome::Answer(self::refused(&refusal, id, Some(&item)), hold),
+            Err(refusal) => return Outcome::Answer(self::refused(&refusal, id, None), hold),
         };
         let response = answer::json_bytes(200, done(call, &session, &item, now, second).into_bytes());
         if let Some(stub) = stub {
@@ -527,7 +527,7 @@ pub fn hear(message: &str, serial: u32, now: Now, engine: &mut Engine, refusal: 
     let session = match outcome {
         Ok(session) => session,
         Err(refusal) => {
-            let (_, why) = words(&refusal, "", Some(&item));
+            let (_, why) = words(&refusal, "", None);
             return said(error(&why, echo), hold);
         }
     };
@@ -646,14 +646,14 @@ pub(super) fn not_found(id: &str) -> Response {
     error_text(404, &format!("Session {id} not found"))
 }
 
-/// The answer to what was refused; `name` is that of the item or candidate it is about.
-pub(super) fn refused(refusal: &Refusal, id: &str, name: Option<&str>) -> Response {
-    let (status, text) = words(refusal, id, name);
+/// The answer to what was refused; `candidate` is who it is about, where it is about somebody.
+pub(super) fn refused(refusal: &Refusal, id: &str, candidate: Option<&str>) -> Response {
+    let (status, text) = words(refusal, id, candidate);
     error_text(status, &text)
 }
 
-fn words(refusal: &Refusal, id: &str, name: Option<&str>) -> (u16, String) {
-    let name = name.unwrap_or_default();
+fn words(refusal: &Refusal, id: &str, candidate: Option<&str>) -> (u16, String) {
+    let name = candidate.unwrap_or_default();
     let text = match refusal {
         Refusal::NotFound => return (404, format!("Session {id} not found")),
         Refusal::NoAssessment => return (404, format!("Assessment {id} not found")),
@@ -666,8 +666,8 @@ fn words(refusal: &Refusal, id: &str, name: Option<&str>) -> (u16, String) {
         Refusal::WrongState { verb, state } => wrong_state(*verb, *state),
         Refusal::Untimed => "Session has no time limit".to_owned(),
         Refusal::TooLong => format!("A session cannot last longer than {TOTAL_S_MAX} seconds"),
-        Refusal::NoItem => format!("Item {name} not in session"),
-        Refusal::ItemLocked => format!("Item {name} is locked"),
+        Refusal::NoItem(item) => format!("Item {item} not in session"),
+        Refusal::ItemLocked(item) => format!("Item {item} is locked"),
         Refusal::SectionLocked => "Section is locked".to_owned(),
         Refusal::TooMuch => format!("Responses of a session may have at most {RESPONSES_BYTES_MAX} bytes"),
         Refusal::PastLast => "Cannot navigate past the last item".to_owned(),
@@ -866,7 +866,7 @@ pub(super) fn whole(session: &Session, responses: &[(u16, Arc<str>)], now: Now, 
         let _ = write!(
             out,
             r#","time_limit_seconds":{},"time_remaining_seconds":{},"locked":{},"items":{}}}"#,
-            number(section.time_limit_s),
+            number(session.section_limit_s(section_number, second)),
             number(session.section_left_s(section_number, now, second)),
             session.is_locked(*start),
             json!(items)

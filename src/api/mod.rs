@@ -255,7 +255,7 @@ impl Api {
                 let second = delivery.second();
                 match delivery.shown_by_serial(words.now, serial, fx) {
                     Some(session) => delivery::whole(session, &responses, words.now, second),
-                    None => error_text(404, "Session not found"),
+                    None => delivery::not_found(&self.id_in(head)),
                 }
             }
             // Only a long answer asks for these, and they are put into its words.
@@ -263,6 +263,11 @@ impl Api {
             Err(why) => unavailable(&format!("The store cannot be read: {why}")),
         };
         self.finish(head, response)
+    }
+
+    /// The id in a path.
+    fn id_in(&self, head: &Head) -> String {
+        self.routes.find(&head.path).map_or(String::new(), |(_, id)| form::percent_decode(id))
     }
 
     /// Answers a publication, which is durable.

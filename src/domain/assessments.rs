@@ -441,13 +441,16 @@ impl Catalogue {
 pub(crate) mod tests {
     use super::*;
 
-    /// An assessment with these sections: limit, how many are drawn, order, number of items.
-    pub(crate) fn assessment(sections: &[(Option<u32>, Option<u16>, Order, u16)]) -> Assessment {
+    /// A section: limit, how many are drawn, order, number of items.
+    pub(crate) type Part = (Option<u32>, Option<u16>, Order, u16);
+
+    /// An assessment with these sections.
+    pub(crate) fn assessment(sections: &[Part]) -> Assessment {
         Assessment::new(plan(sections), 1)
     }
 
     /// The plan of such an assessment: ids `s0`, `s1`, ... and `i0`, `i1`, ...
-    pub(crate) fn plan(sections: &[(Option<u32>, Option<u16>, Order, u16)]) -> Plan {
+    pub(crate) fn plan(sections: &[Part]) -> Plan {
         let mut items = Vec::new();
         for (section, (.., count)) in (0_u16..).zip(sections) {
             for _ in 0..*count {
@@ -456,7 +459,7 @@ pub(crate) mod tests {
                 items.push(Item { id, section, content, metadata });
             }
         }
-        let section = |(number, (limit, selected, order, _)): (usize, &(Option<u32>, Option<u16>, Order, u16))| {
+        let section = |(number, (limit, selected, order, _)): (usize, &Part)| {
             let id: Arc<str> = Arc::from(format!("s{number}"));
             let name = id.clone();
             let items_to_select = selected.unwrap_or(0);

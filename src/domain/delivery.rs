@@ -1,760 +1,33 @@
-//! Delivery: sessions in which candidates sit an assessment, under a deadline that nobody but the server owns.
+//! Delivery: all sessions, under deadlines that nobody but the server owns.
 //!
-//! Owns the state machine of the contract, the clocks of a session and of its sections, a candidate's place, and which
-//! items have an answer; the answers themselves are the disk's. It must not know connections, HTTP, JSON or the disk:
-//! it takes deeds and `Now`, and gives verdicts and effects.
+//! Owns every [`Session`], who is sitting what, and how a change finds its way: judged against the latest state, put
+//! into the batch with its answers and events, shown when it is durable. It must not know connections, HTTP, JSON or
+//! the disk: it takes deeds and `Now`, and gives verdicts and effects. What a session allows, and what time makes of
+//! it, is [`super::session`]'s.
 //!
-//! ```text
-//!              work           pause    resume        extend        submit               terminate    time
-//! in_progress  in_progress    paused   -             in_progress   completed            terminated   expired
-//! paused       -              -        in_progress   paused        -                    terminated   -
-//! expired      -              -        -             -             completed (grace)    -            -
-//! completed    -              -        -             -             -                    -            -
-//! terminated   -              -        -             -             -                    -            -
-//! ```
-//!
-//! Work is answering, flagging and moving about. A session's start creates it in progress: nobody ever sees one that
-//! is `not_started`.
-//!
-//! Invariants: clocks run if and only if the session is in progress; every deed first brings the session to `now`; a
-//! section's end and the session's happen at their true instants and in their order, and wait for nothing but a
-//! change of the same session that is on its way to the disk; the grace counts no time in which a hand-in could not
-//! have been taken.
+//! Invariants: every deed first brings the session to `now`; what time brings about waits for nothing but a change of
+//! the same session that is on its way to the disk; the grace counts no time in which a hand-in could not have been
+//! taken.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Mono, Now, WallMs};
-use crate::domain::assessments::{Assessment, Candidate, Catalogue, Dice, Factor, Item, Navigation};
+use crate::domain::assessments::{Assessment, Candidate, Catalogue, Dice, Factor};
 use crate::domain::beats::{Beat, Beats, Tick};
 use crate::domain::countdown::{Countdown, Deadline, Second};
 use crate::domain::deadlines::{Due, Sleeper};
 use crate::domain::effects::{self, Effects, Record, Scribe, Topic};
-use crate::domain::events::{Event, Kind};
+use crate::domain::events::Event;
 use crate::domain::history::{Actor, TIMERD};
+use crate::domain::session::Account;
+pub use crate::domain::session::{
+    Application, Deed, Mark, Message, Part, Refusal, Session, SessionId, State, Told, Verb, Way, What,
+};
 use crate::domain::staged::{Flight, Hold, Staged};
 use crate::domain::timers::Outage;
-use crate::limits::{KEEP_FINISHED_DEFAULT, RESPONSES_BYTES_MAX, SESSIONS_MAX_DEFAULT, TOTAL_S_MAX};
-
-/// What a session is called by clients: a UUID of version 4, and all that a candidate needs to get in.
-pub type SessionId = Arc<str>;
-
-/// One session: the fact that is stored, and shown.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Session {
-    /// Its name to clients.
-    pub id: SessionId,
-    /// Counts sessions; lists are in its order.
-    pub serial: u32,
-    /// What is sat, as it was at the start.
-    pub assessment: Arc<Assessment>,
-    /// By whom.
-    pub candidate: Arc<str>,
-    /// By whom, as the test's provider calls him.
-    pub test_taker: Arc<str>,
-    /// Where in its life it is.
-    pub state: State,
-    /// Numbers of the items in the order delivered. `None`: all, as written.
-    pub drawn: Option<Arc<[u16]>>,
-    /// The current item's index in that order.
-    pub place: u16,
-    /// The limit in force: factor applied, extensions included. `None`: untimed.
-    pub limit: Option<Duration>,
-    /// What is left of it.
-    pub countdown: Option<Countdown>,
-    /// By number of the section. Empty when no section has a limit.
-    pub parts: Box<[Part]>,
-    /// By index in the order delivered.
-    pub marks: Box<[Mark]>,
-    /// When it began.
-    pub started_at: WallMs,
-    /// When it was handed in, ran out or was terminated.
-    pub completed_at: Option<WallMs>,
-    /// When its time ran out, while that may still be handed in.
-    pub expired: Option<Deadline>,
-    /// What is left of the time in which that is so.
-    pub grace: Countdown,
-    /// By how much it was handed in late, in milliseconds of the session's time.
-    pub late_ms: Option<u64>,
-}
-
-/// A section with its clock.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Part {
-    /// The candidate has been there.
-    pub is_entered: bool,
-    /// What is left; nothing: it is locked. `None`: no limit of its own.
-    pub clock: Option<Countdown>,
-}
-
-/// What is known of an item of a session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mark {
-    /// Bytes of its response less one: none has fewer than two. 0: there is none.
-    stored: u16,
-    /// The candidate wants to come back to it.
-    pub is_flagged: bool,
-}
-
-impl Mark {
-    /// With a response of so many bytes; 0: without one.
-    pub fn new(bytes: usize, is_flagged: bool) -> Self {
-        Mark { stored: u16::try_from(bytes.saturating_sub(1)).unwrap_or(u16::MAX), is_flagged }
-    }
-
-    /// Whether it has a response.
-    pub const fn is_answered(self) -> bool {
-        self.stored > 0
-    }
-
-    /// Bytes of its response.
-    pub const fn bytes(self) -> usize {
-        if self.stored == 0 { 0 } else { self.stored as usize + 1 }
-    }
-}
-
-/// Where in its life a session is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Its clocks run.
-    InProgress,
-    /// Its clocks stand still.
-    Paused,
-    /// Handed in.
-    Completed,
-    /// Its time ran out.
-    Expired,
-    /// Ended by an instructor.
-    Terminated,
-}
-
-/// What may be done to a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "their names say it")]
-pub enum Verb {
-    Answer,
-    Flag,
-    Navigate,
-    Submit,
-    Pause,
-    Resume,
-    Extend,
-    Terminate,
-}
-
-impl State {
-    /// Every state, in the order of a session's life.
-    pub const ALL: [State; 5] =
-        [State::InProgress, State::Paused, State::Completed, State::Expired, State::Terminated];
-
-    /// The state's name in the contract.
-    pub const fn name(self) -> &'static str {
-        match self {
-            State::InProgress => "in_progress",
-            State::Paused => "paused",
-            State::Completed => "completed",
-            State::Expired => "expired",
-            State::Terminated => "terminated",
-        }
-    }
-
-    /// The state that `verb` leads to, if it is allowed: the table above. That an expired session is still within its
-    /// grace, the session knows.
-    pub const fn after(self, verb: Verb) -> Option<State> {
-        match (self, verb) {
-            (State::InProgress, Verb::Answer | Verb::Flag | Verb::Navigate) => Some(State::InProgress),
-            (State::InProgress, Verb::Pause) => Some(State::Paused),
-            (State::Paused, Verb::Resume) => Some(State::InProgress),
-            (State::InProgress | State::Paused, Verb::Extend) => Some(self),
-            (State::InProgress | State::Expired, Verb::Submit) => Some(State::Completed),
-            (State::InProgress | State::Paused, Verb::Terminate) => Some(State::Terminated),
-            _ => None,
-        }
-    }
-
-    /// Not over.
-    pub const fn is_active(self) -> bool {
-        matches!(self, State::InProgress | State::Paused)
-    }
-}
-
-/// What a candidate or an instructor asks for; already checked against the contract's bounds.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Deed {
-    /// A response to an item is kept.
-    Answer {
-        /// The item's id.
-        item: Arc<str>,
-        /// An object as compact JSON.
-        response: Arc<str>,
-        /// Whether it is flagged from here on; `None`: as before.
-        is_flagged: Option<bool>,
-    },
-    /// An item is marked for later, or no longer.
-    Flag {
-        /// The item's id.
-        item: Arc<str>,
-        /// Whether it is.
-        is_flagged: bool,
-    },
-    /// Another item becomes the current one.
-    Navigate(Way),
-    /// All is handed in, with these responses.
-    Submit(Vec<(Arc<str>, Arc<str>)>),
-    /// The clocks stand still.
-    Pause,
-    /// They go on.
-    Resume,
-    /// There is more time.
-    Extend {
-        /// Seconds more.
-        added_s: u32,
-        /// Why.
-        reason: Arc<str>,
-    },
-    /// It is ended.
-    Terminate,
-}
-
-impl Deed {
-    /// What is asked.
-    pub const fn verb(&self) -> Verb {
-        match self {
-            Deed::Answer { .. } => Verb::Answer,
-            Deed::Flag { .. } => Verb::Flag,
-            Deed::Navigate(_) => Verb::Navigate,
-            Deed::Submit(_) => Verb::Submit,
-            Deed::Pause => Verb::Pause,
-            Deed::Resume => Verb::Resume,
-            Deed::Extend { .. } => Verb::Extend,
-            Deed::Terminate => Verb::Terminate,
-        }
-    }
-}
-
-/// Where to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// The next item that is not locked.
-    Next,
-    /// The one before that is not locked.
-    Previous,
-    /// The one with this index.
-    To(i64),
-}
-
-/// Why a deed changes nothing.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Refusal {
-    /// No such session.
-    NotFound,
-    /// No such assessment.
-    NoAssessment,
-    /// The assessment has sessions that are not over.
-    InUse,
-    /// Nobody knows the candidate, and only known ones are admitted.
-    Unknown,
-    /// The candidate may not start anything.
-    Inactive,
-    /// He has sat it as often as he may.
-    AttemptsUsed,
-    /// He is sitting it: in this session.
-    Sitting(SessionId),
-    /// Every place is taken.
-    Full,
-    /// The state does not allow it.
-    WrongState {
-        /// What was asked.
-        verb: Verb,
-        /// Of a session in this state.
-        state: State,
-    },
-    /// There is nothing to extend.
-    Untimed,
-    /// No session may last that long.
-    TooLong,
-    /// The session has no such item.
-    NoItem,
-    /// Only the current item can be answered.
-    ItemLocked,
-    /// The section's time is over, or it was left for good.
-    SectionLocked,
-    /// The responses of the session would be too large.
-    TooMuch,
-    /// It was the last item.
-    PastLast,
-    /// It was the first item.
-    BeforeFirst,
-    /// There is no item with this index.
-    NoIndex(i64),
-    /// This assessment goes forward only.
-    OnlyForward,
-    /// Sections that were left cannot be entered again.
-    EarlierSection,
-}
-
-/// What everybody at a session hears.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Message {
-    /// A second of its grid has passed: so many are left.
-    Tick(u32),
-    /// Its time is over.
-    Expired,
-    /// Its state has changed by somebody's will; so many seconds are left, if it is timed.
-    Turned(State, Option<u32>),
-    /// There is more time.
-    Extended {
-        /// Seconds more.
-        added_s: u32,
-        /// Why.
-        reason: Arc<str>,
-        /// Seconds left now.
-        left_s: Option<u32>,
-    },
-    /// A section's time is over.
-    SectionOver {
-        /// Its number.
-        section: u16,
-        /// The session after that.
-        session: Arc<Session>,
-    },
-    /// The session has left the memory, and its sockets with it.
-    Gone,
-}
-
-/// Something that happened in a session, for those who follow events.
-#[derive(Debug)]
-pub struct Told<'a> {
-    /// In which, as it is after it.
-    pub session: &'a Session,
-    /// What.
-    pub what: What,
-    /// Who did it.
-    pub actor: &'a str,
-}
-
-/// What happened in a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
-    /// It came into being.
-    Created,
-    /// Its clock runs.
-    Started,
-    /// The item with this index was shown.
-    Viewed(u16),
-    /// The item with this index was left without an answer.
-    Skipped(u16),
-    /// The item with this index was answered, for the first time or anew.
-    Answered(u16, bool),
-    /// It was handed in, or its grace is over.
-    Completed,
-    /// Its time ran out.
-    TimedOut,
-    /// Nothing more will come of it.
-    Ended,
-}
-
-impl What {
-    /// The type of the event.
-    pub const fn kind(self) -> Kind {
-        match self {
-            What::Created => Kind::SessionCreated,
-            What::Started => Kind::QuizStarted,
-            What::Viewed(_) => Kind::QuestionViewed,
-            What::Skipped(_) => Kind::QuestionSkipped,
-            What::Answered(_, true) => Kind::AnswerSubmitted,
-            What::Answered(_, false) => Kind::AnswerChanged,
-            What::Completed => Kind::QuizCompleted,
-            What::TimedOut => Kind::QuizTimeout,
-            What::Ended => Kind::SessionEnded,
-        }
-    }
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// One session: what is, and what time makes of it.
-
-/// What time alone has brought about.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Passed {
-    at: Deadline,
-    what: Ended,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Ended {
-    /// The section with this number; the candidate was at the item with that index and had to leave it.
-    Section(u16, Option<u16>),
-    /// The session.
-    Session,
-    /// The grace.
-    Grace,
-}
-
-impl Session {
-    /// Items.
-    pub fn total(&self) -> u16 {
-        u16::try_from(self.marks.len()).unwrap_or(u16::MAX)
-    }
-
-    /// The number of the item with this index.
-    pub fn number_at(&self, place: u16) -> u16 {
-        self.drawn.as_ref().map_or(place, |drawn| drawn.get(usize::from(place)).copied().unwrap_or(place))
-    }
-
-    /// The item with this index, which must be below the total.
-    pub fn item_at(&self, place: u16) -> &Item {
-        &self.assessment.items[usize::from(self.number_at(place))]
-    }
-
-    /// The index of the item called `id`.
-    pub fn place_of(&self, id: &str) -> Option<u16> {
-        let number = self.assessment.number_of(id)?;
-        match &self.drawn {
-            None => Some(number),
-            Some(drawn) => (0..).zip(drawn.iter()).find(|(_, other)| **other == number).map(|(place, _)| place),
-        }
-    }
-
-    /// The number of the section that the item with this index belongs to.
-    pub fn section_at(&self, place: u16) -> u16 {
-        self.item_at(place).section
-    }
-
-    /// What is known of the item with this index.
-    pub fn mark_at(&self, place: u16) -> Mark {
-        self.marks.get(usize::from(place)).copied().unwrap_or_default()
-    }
-
-    /// Items with a response.
-    pub fn answered(&self) -> usize {
-        self.marks.iter().filter(|mark| mark.is_answered()).count()
-    }
-
-    /// Seconds left at `now`, rounded up. `None`: untimed.
-    pub fn left_s(&self, now: Now, second: Second) -> Option<u32> {
-        self.countdown.map(|countdown| second.ceil(countdown.left(now)))
-    }
-
-    /// Seconds left of a section at `now`, rounded up. `None`: it has no limit of its own.
-    pub fn section_left_s(&self, section: u16, now: Now, second: Second) -> Option<u32> {
-        let clock = self.parts.get(usize::from(section)).and_then(|part| part.clock);
-        clock.map(|clock| second.ceil(clock.left(now)))
-    }
-
-    /// Whether the section of the item with this index can be entered no more.
-    pub fn is_locked(&self, place: u16) -> bool {
-        let (section, current) = (self.section_at(place), self.section_at(self.place));
-        if section == current && self.state == State::Expired {
-            // It ended with the session: what was written in it may be handed in.
-            return false;
-        }
-        let part = self.parts.get(usize::from(section));
-        let is_over = part.is_some_and(|part| part.clock == Some(Countdown::new(Duration::ZERO)));
-        // Items of a section lie together: one of another section and before the current one is of an earlier one.
-        is_over || (self.assessment.navigation != Navigation::Free && section != current && place < self.place)
-    }
-
-    /// The item that `way` leads to.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub fn destination(&self, way: Way) -> Result<u16, Refusal> {
-        let (place, total, mode) = (self.place, self.total(), self.assessment.navigation);
-        match way {
-            Way::Next => {
-                let past = if place + 1 < total { Refusal::SectionLocked } else { Refusal::PastLast };
-                (place + 1..total).find(|next| !self.is_locked(*next)).ok_or(past)
-            }
-            Way::Previous if mode == Navigation::Linear => Err(Refusal::OnlyForward),
-            Way::Previous if place == 0 => Err(Refusal::BeforeFirst),
-            Way::Previous => {
-                let hybrid = mode == Navigation::Hybrid;
-                let locked = if hybrid { Refusal::EarlierSection } else { Refusal::SectionLocked };
-                (0..place).rev().find(|before| !self.is_locked(*before)).ok_or(locked)
-            }
-            Way::To(index) => {
-                let target = u16::try_from(index).ok().filter(|target| *target < total);
-                let target = target.ok_or(Refusal::NoIndex(index))?;
-                let is_elsewhere = self.section_at(target) != self.section_at(place);
-                match mode {
-                    Navigation::Linear if target <= place => Err(Refusal::OnlyForward),
-                    Navigation::Hybrid if target < place && is_elsewhere => Err(Refusal::EarlierSection),
-                    _ if self.is_locked(target) => Err(Refusal::SectionLocked),
-                    _ => Ok(target),
-                }
-            }
-        }
-    }
-
-    /// The instant at which time alone brings about something next. `grace`: its end counts, too.
-    fn next_end(&self, grace: bool) -> Option<Deadline> {
-        match self.state {
-            State::InProgress => {
-                let clocks = self.parts.iter().filter_map(|part| part.clock).chain(self.countdown);
-                clocks.filter_map(Countdown::ends).min_by_key(|ends| ends.mono)
-            }
-            State::Expired if grace => self.grace.ends(),
-            _ => None,
-        }
-    }
-
-    /// Lets the first thing happen that time alone has brought about by `now`. `grace`: its end may, too.
-    fn pass(&mut self, now: Now, grace: bool, second: Second) -> Option<Passed> {
-        let at = self.next_end(grace).filter(|at| at.mono <= now.mono)?;
-        if self.state == State::Expired {
-            self.grace = Countdown::new(Duration::ZERO);
-            self.expired = None;
-            return Some(Passed { at, what: Ended::Grace });
-        }
-        let ends = |clock: Option<Countdown>| clock.and_then(Countdown::ends).map(|ends| ends.mono);
-        if ends(self.countdown) == Some(at.mono) {
-            self.expire(at, second);
-            return Some(Passed { at, what: Ended::Session });
-        }
-        let section = self.parts.iter().position(|part| ends(part.clock) == Some(at.mono))?;
-        self.parts[section].clock = Some(Countdown::new(Duration::ZERO));
-        let section = u16::try_from(section).unwrap_or(u16::MAX);
-        let from = self.place;
-        if self.section_at(from) != section {
-            return Some(Passed { at, what: Ended::Section(section, None) });
-        }
-        let mut others = (from + 1..self.total()).chain(0..from);
-        Some(match others.find(|place| !self.is_locked(*place)) {
-            Some(place) => {
-                self.place = place;
-                self.enter(self.section_at(place), at.now());
-                Passed { at, what: Ended::Section(section, Some(from)) }
-            }
-            None => {
-                self.expire(at, second);
-                Passed { at, what: Ended::Session }
-            }
-        })
-    }
-
-    fn expire(&mut self, at: Deadline, second: Second) {
-        self.halt(at.now());
-        self.countdown = self.countdown.map(|_| Countdown::new(Duration::ZERO));
-        self.state = State::Expired;
-        self.completed_at = Some(at.wall);
-        self.expired = Some(at);
-        self.grace = Countdown::new(second.span(self.assessment.grace_s));
-        self.grace.start(at.now());
-    }
-
-    /// Every clock stands still.
-    fn halt(&mut self, now: Now) {
-        for clock in self.parts.iter_mut().filter_map(|part| part.clock.as_mut()).chain(&mut self.countdown) {
-            clock.stop(now);
-        }
-    }
-
-    /// Every clock that has begun goes on.
-    fn proceed(&mut self, now: Now) {
-        if let Some(countdown) = &mut self.countdown {
-            countdown.start(now);
-        }
-        for part in self.parts.iter_mut().filter(|part| part.is_entered) {
-            part.start(now);
-        }
-    }
-
-    /// The candidate is in this section, for the first time or again.
-    fn enter(&mut self, section: u16, now: Now) {
-        if let Some(part) = self.parts.get_mut(usize::from(section)) {
-            part.is_entered = true;
-            part.start(now);
-        }
-    }
-
-    /// Another item becomes the current one.
-    fn move_to(&mut self, place: u16, now: Now) {
-        self.place = place;
-        self.enter(self.section_at(place), now);
-        if self.assessment.navigation == Navigation::Free || self.parts.is_empty() {
-            return;
-        }
-        // What was left for good needs no clock.
-        let current = self.section_at(place);
-        for before in 0..place {
-            let section = self.section_at(before);
-            if section != current {
-                let clock = &mut self.parts[usize::from(section)].clock;
-                *clock = clock.map(|_| Countdown::new(Duration::ZERO));
-            }
-        }
-    }
-
-    /// Keeps that an item has this response. Returns its index and number.
-    fn answer(&mut self, now: Now, id: &str, response: &str) -> Result<u16, Refusal> {
-        let place = self.place_of(id).ok_or(Refusal::NoItem)?;
-        if self.assessment.navigation == Navigation::Linear && place != self.place {
-            return Err(Refusal::ItemLocked);
-        }
-        if self.is_locked(place) {
-            return Err(Refusal::SectionLocked);
-        }
-        let held: usize = self.marks.iter().map(|mark| mark.bytes()).sum();
-        let mark = &mut self.marks[usize::from(place)];
-        if held - mark.bytes() + response.len() > RESPONSES_BYTES_MAX {
-            return Err(Refusal::TooMuch);
-        }
-        *mark = Mark::new(response.len(), mark.is_flagged);
-        if self.state == State::InProgress {
-            self.enter(self.section_at(place), now);
-        }
-        Ok(place)
-    }
-
-    /// Carries out a deed that its state allows. What is to be written and said of it goes into `account`.
-    fn apply(&mut self, now: Now, deed: Deed, second: Second, account: &mut Account) -> Result<(), Refusal> {
-        let wrong = Refusal::WrongState { verb: deed.verb(), state: self.state };
-        let to = self.state.after(deed.verb()).ok_or(wrong.clone())?;
-        match deed {
-            Deed::Answer { item, response, is_flagged } => {
-                self.take_answer(now, &item, response, account)?;
-                if let (Some(is_flagged), Some(place)) = (is_flagged, self.place_of(&item)) {
-                    self.marks[usize::from(place)].is_flagged = is_flagged;
-                }
-            }
-            Deed::Flag { item, is_flagged } => {
-                let place = self.place_of(&item).ok_or(Refusal::NoItem)?;
-                self.marks[usize::from(place)].is_flagged = is_flagged;
-            }
-            Deed::Navigate(way) => {
-                let (from, to) = (self.place, self.destination(way)?);
-                if to != from {
-                    account.left(self, now.wall, from);
-                    self.move_to(to, now);
-                    account.events.push((now.wall, What::Viewed(to)));
-                }
-            }
-            Deed::Submit(answers) => {
-                if self.state == State::Expired && self.grace.left(now).is_zero() {
-                    return Err(wrong);
-                }
-                for (item, response) in answers {
-                    self.take_answer(now, &item, response, account)?;
-                }
-                self.late_ms = self.expired.map(|at| second.ms(lateness(at, now)));
-                self.grace = Countdown::new(Duration::ZERO);
-                self.expired = None;
-                account.events.extend([(now.wall, What::Completed), (now.wall, What::Ended)]);
-            }
-            Deed::Pause => {}
-            Deed::Resume => self.proceed(now),
-            Deed::Extend { added_s, reason } => {
-                let (Some(limit), Some(countdown)) = (&mut self.limit, &mut self.countdown) else {
-                    return Err(Refusal::Untimed);
-                };
-                let added = second.span(added_s);
-                if *limit + added > second.span(TOTAL_S_MAX) {
-                    return Err(Refusal::TooLong);
-                }
-                *limit += added;
-                countdown.extend(added);
-                let current = usize::from(self.section_at(self.place));
-                if let Some(clock) = self.parts.get_mut(current).and_then(|part| part.clock.as_mut()) {
-                    clock.extend(added);
-                }
-                let left_s = self.left_s(now, second);
-                account.messages.push(Message::Extended { added_s, reason, left_s });
-            }
-            Deed::Terminate => account.events.push((now.wall, What::Ended)),
-        }
-        if to != State::InProgress {
-            self.halt(now);
-        }
-        if to != self.state {
-            account.messages.push(Message::Turned(to, self.left_s(now, second)));
-        }
-        if !to.is_active() {
-            self.completed_at = Some(now.wall);
-        }
-        self.state = to;
-        Ok(())
-    }
-
-    fn take_answer(
-        &mut self,
-        now: Now,
-        item: &str,
-        response: Arc<str>,
-        account: &mut Account,
-    ) -> Result<(), Refusal> {
-        let was_answered = self.place_of(item).is_some_and(|place| self.mark_at(place).is_answered());
-        let place = self.answer(now, item, &response)?;
-        account.answers.push(Record::Answer { session: self.serial, item: self.number_at(place), response });
-        account.events.push((now.wall, What::Answered(place, !was_answered)));
-        Ok(())
-    }
-
-    /// Every clock that runs, the grace's as well.
-    fn running(&mut self) -> impl Iterator<Item = &mut Countdown> {
-        let clocks = self.parts.iter_mut().filter_map(|part| part.clock.as_mut()).chain(&mut self.countdown);
-        clocks.chain(std::iter::once(&mut self.grace)).filter(|clock| clock.ends().is_some())
-    }
-
-    fn topic(&self) -> Topic {
-        Topic::Session(self.serial)
-    }
-}
-
-impl Part {
-    /// Its clock goes on, unless nothing is left of it.
-    fn start(&mut self, now: Now) {
-        if let Some(clock) = self.clock.as_mut().filter(|clock| !clock.left(now).is_zero()) {
-            clock.start(now);
-        }
-    }
-}
-
-/// How long ago something ran out. Boot times do not reach beyond the boot: then its name tells.
-fn lateness(at: Deadline, now: Now) -> Duration {
-    if at.mono == Mono::from_ns(0) { now.wall.since(at.wall) } else { now.mono.since(at.mono) }
-}
-
-/// What is to be written and said of a change, in order.
-#[derive(Debug, Default)]
-struct Account {
-    answers: Vec<Record>,
-    events: Vec<(WallMs, What)>,
-    messages: Vec<Message>,
-}
-
-impl Account {
-    /// The item with this index was left.
-    fn left(&mut self, session: &Session, at: WallMs, place: u16) {
-        if !session.mark_at(place).is_answered() {
-            self.events.push((at, What::Skipped(place)));
-        }
-    }
-
-    /// What time has brought about in a session, which is as it is after it.
-    fn passed(&mut self, session: &Session, Passed { at, what }: Passed) {
-        let at = at.wall;
-        match what {
-            Ended::Section(section, from) => {
-                if let Some(from) = from {
-                    self.left(session, at, from);
-                    self.events.push((at, What::Viewed(session.place)));
-                }
-                self.messages.push(Message::SectionOver { section, session: Arc::new(session.clone()) });
-            }
-            Ended::Session => {
-                self.events.push((at, What::TimedOut));
-                self.messages.extend(session.countdown.map(|_| Message::Tick(0)));
-                self.messages.push(Message::Expired);
-            }
-            Ended::Grace => self.events.extend([(at, What::Completed), (at, What::Ended)]),
-        }
-    }
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// All of them.
+use crate::limits::{KEEP_FINISHED_DEFAULT, SESSIONS_MAX_DEFAULT};
 
 /// The judgement of a deed: the session as it will be, or why not; and how long the answer must be held.
 #[derive(Clone, Debug)]
@@ -763,17 +36,6 @@ pub struct Verdict {
     pub outcome: Result<Arc<Session>, Refusal>,
     /// What must be durable before anybody may be told.
     pub hold: Hold,
-}
-
-/// Somebody wants to start a session.
-#[derive(Clone, Copy, Debug)]
-pub struct Application<'a> {
-    /// Of which assessment.
-    pub assessment: &'a str,
-    /// Who.
-    pub candidate: &'a str,
-    /// Who, as the test's provider calls him.
-    pub test_taker: &'a str,
 }
 
 /// What an operator may set.
@@ -1076,58 +338,13 @@ impl Delivery {
             return refused(Refusal::Full, hold);
         }
         self.serial += 1;
-        let session = self.begin(now, assessment, asked, factor, dice);
+        let session = Session::new(now, self.serial, assessment, asked, factor, self.settings.second, dice);
         let serial = session.serial;
         let events = [What::Created, What::Started, What::Viewed(session.place)].map(|what| (now.wall, what));
         let account = Account { events: events.into(), ..Account::default() };
         self.admit(&session, Staged::unseen());
         self.seen(now, serial);
         Verdict { outcome: Ok(self.stage(serial, session, account, actor, fx)), hold: Hold::Gathering }
-    }
-
-    /// A session at its first instant.
-    fn begin(
-        &self,
-        now: Now,
-        assessment: Arc<Assessment>,
-        asked: Application<'_>,
-        factor: Factor,
-        dice: Dice<'_>,
-    ) -> Session {
-        let second = self.settings.second;
-        let limit = assessment.time_limit_s.map(|limit_s| factor.span(limit_s, second));
-        let drawn = assessment.draw(dice);
-        let total = drawn.as_ref().map_or(assessment.items.len(), |drawn| drawn.len());
-        let part = |limit_s: Option<u32>| Part {
-            is_entered: false,
-            clock: limit_s.map(|limit_s| Countdown::new(factor.span(limit_s, second))),
-        };
-        let is_any_limited = assessment.sections.iter().any(|section| section.time_limit_s.is_some());
-        let parts = assessment.sections.iter().filter(|_| is_any_limited).map(|section| part(section.time_limit_s));
-        let candidate: Arc<str> = Arc::from(asked.candidate);
-        let is_same = asked.test_taker == asked.candidate;
-        let mut session = Session {
-            id: uuid(dice),
-            serial: self.serial,
-            test_taker: if is_same { candidate.clone() } else { Arc::from(asked.test_taker) },
-            candidate,
-            state: State::InProgress,
-            drawn,
-            place: 0,
-            limit,
-            countdown: limit.map(Countdown::new),
-            parts: parts.collect(),
-            marks: vec![Mark::default(); total].into(),
-            started_at: now.wall,
-            completed_at: None,
-            expired: None,
-            grace: Countdown::new(Duration::ZERO),
-            late_ms: None,
-            assessment,
-        };
-        session.proceed(now);
-        session.enter(session.section_at(0), now);
-        session
     }
 
     /// Carries out `deed` on the session with this serial number, if it is there and allows it.
@@ -1314,8 +531,11 @@ impl Delivery {
         {
             let session = Arc::make_mut(shown);
             let mut account = Account::default();
-            let mut is_changed = std::mem::take(&mut slot.misnamed)
-                && session.running().fold(false, |changed, clock| clock.rename_end(now) || changed);
+            // Every one of them, whatever comes of the first.
+            let renamed =
+                session.running().map(|clock| slot.misnamed && clock.rename_end(now)).filter(|it| *it).count();
+            let mut is_changed = renamed > 0;
+            slot.misnamed = false;
             while let Some(passed) = session.pass(now, grace, second) {
                 account.passed(session, passed);
                 is_changed = true;
@@ -1566,9 +786,424 @@ fn event(session: &Session, at: WallMs, what: What, actor: &Actor, source: &Acto
     Event { kind: what.kind(), source: source.clone(), session: id, user, payload, at }
 }
 
-/// A UUID of version 4 (RFC 9562, section 5.4).
-fn uuid(dice: Dice<'_>) -> SessionId {
-    let [a, b, c, d] = [dice(), dice(), dice(), dice()];
-    let (version, variant) = (b & 0x0fff | 0x4000, (c >> 16) & 0x3fff | 0x8000);
-    Arc::from(format!("{a:08x}-{:04x}-{version:04x}-{variant:04x}-{:04x}{d:08x}", b >> 16, c & 0xffff))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Engine;
+    use crate::domain::assessments::tests::{Part as Written, dice, plan};
+    use crate::domain::assessments::{Navigation, Order, Plan};
+    use crate::domain::disk::Image;
+    use crate::domain::events::Kind;
+
+    const S: u64 = 1_000_000_000;
+    const MS: u64 = 1_000_000;
+    /// 2026-01-15T10:00:00Z.
+    const EPOCH_MS: i64 = 1_768_471_200_000;
+    /// Two sections of two items each, the first of them with a limit.
+    const LIMITED: &[Written] = &[(Some(20), None, Order::Sequential, 2), (None, None, Order::Sequential, 2)];
+    const PLAIN: &[Written] = &[(None, None, Order::Sequential, 3)];
+
+    /// An engine, its clock, and everything it has said and written.
+    struct Hall {
+        engine: Engine,
+        now_ns: u64,
+        wall_ms: i64,
+        said: Vec<(u64, Message)>,
+        events: Vec<(i64, Kind)>,
+        sessions: BTreeMap<u32, Session>,
+        assessments: BTreeMap<u32, Arc<Assessment>>,
+        past: Vec<u32>,
+        settings: Settings,
+        alive: Now,
+    }
+
+    impl Hall {
+        fn new() -> Self {
+            Hall::with(Settings { keep_finished: None, ..Settings::default() })
+        }
+
+        fn with(settings: Settings) -> Self {
+            Hall {
+                engine: Hall::engine(settings),
+                now_ns: 100 * S,
+                wall_ms: EPOCH_MS,
+                said: Vec::new(),
+                events: Vec::new(),
+                sessions: BTreeMap::new(),
+                assessments: BTreeMap::new(),
+                past: Vec::new(),
+                settings,
+                alive: Now::default(),
+            }
+        }
+
+        fn engine(settings: Settings) -> Engine {
+            let timers = crate::domain::timers::Settings {
+                timers_max: 1,
+                second: settings.second,
+                outage: settings.outage,
+                keep_finished: None,
+            };
+            Engine::new(timers, settings, Effects::default().scribe)
+        }
+
+        fn now(&self) -> Now {
+            Now { mono: Mono::from_ns(self.now_ns), wall: WallMs::from_ms(self.wall_ms) }
+        }
+
+        /// Puts an assessment: mode, grace, and sections; the limit is 60 s.
+        fn put(&mut self, navigation: Navigation, grace_s: u32, sections: &[Written]) {
+            let plan = Plan { navigation, grace_s, ..plan(sections) };
+            self.engine.delivery.catalogue.put(plan, &mut self.engine.fx).unwrap();
+            self.commit();
+        }
+
+        fn start(&mut self, candidate: &str) -> Result<Arc<Session>, Refusal> {
+            let (now, actor) = (self.now(), Arc::from("tester"));
+            let asked = Application { assessment: "exam", candidate, test_taker: candidate };
+            let Engine { delivery, fx, .. } = &mut self.engine;
+            let verdict = delivery.start(now, asked, &mut dice(self.now_ns), &actor, fx);
+            self.commit();
+            verdict.outcome
+        }
+
+        fn act_pending(&mut self, deed: Deed) -> Verdict {
+            let (now, actor) = (self.now(), Arc::from("tester"));
+            let Engine { delivery, fx, .. } = &mut self.engine;
+            delivery.act(now, 1, deed, &actor, fx)
+        }
+
+        fn act(&mut self, deed: Deed) -> Result<Arc<Session>, Refusal> {
+            let verdict = self.act_pending(deed);
+            self.commit();
+            verdict.outcome
+        }
+
+        fn shown(&mut self) -> Session {
+            let now = self.now();
+            let Engine { delivery, fx, .. } = &mut self.engine;
+            let session = Session::clone(delivery.shown_by_serial(now, 1, fx).unwrap());
+            self.hear();
+            session
+        }
+
+        fn hear(&mut self) {
+            for announcement in self.engine.fx.announcements.drain(..) {
+                if let effects::Message::Session(message) = announcement.message {
+                    self.said.push((self.now_ns, message));
+                }
+            }
+        }
+
+        /// Time passes; deadlines are served at their instants.
+        fn pass(&mut self, ns: u64) {
+            let end = self.now_ns + ns;
+            loop {
+                let next = self.engine.fx.deadlines.next().map_or(end, |at| at.ns().max(self.now_ns)).min(end);
+                self.step_to(next);
+                while let Some((_, due)) = self.engine.fx.deadlines.pop(self.now().mono) {
+                    let now = self.now();
+                    let Engine { delivery, fx, .. } = &mut self.engine;
+                    match due {
+                        Due::Session(sleeper) => delivery.wake(now, sleeper, fx),
+                        Due::Beat(slot) => {
+                            let mut ticks = Vec::new();
+                            delivery.beat(now, slot, &mut ticks, fx);
+                            let ticks = ticks.into_iter().map(|tick| (self.now_ns, Message::Tick(tick.left_s)));
+                            self.said.extend(ticks);
+                        }
+                        _ => {}
+                    }
+                }
+                self.hear();
+                if next == end {
+                    return;
+                }
+            }
+        }
+
+        fn step_to(&mut self, ns: u64) {
+            self.wall_ms += i64::try_from(ns / MS).unwrap() - i64::try_from(self.now_ns / MS).unwrap();
+            self.now_ns = ns;
+        }
+
+        fn hand_over(&mut self) -> effects::Batch {
+            let now = self.now();
+            let batch = self.engine.hand_over(now);
+            self.alive = batch.alive;
+            batch
+        }
+
+        fn written(&mut self, batch: effects::Batch) {
+            for record in batch.follows.into_iter().chain(batch.commands) {
+                match record {
+                    Record::Session(session) => _ = self.sessions.insert(session.serial, Session::clone(&session)),
+                    Record::SessionPast(serial) => self.past.push(serial),
+                    Record::Assessment(assessment) => {
+                        self.assessments.insert(assessment.version, assessment);
+                    }
+                    Record::Event(event) => self.events.push((event.at.ms() - EPOCH_MS, event.kind)),
+                    _ => {}
+                }
+            }
+            let now = self.now();
+            self.engine.commit(now, 0);
+            self.hear();
+        }
+
+        fn commit(&mut self) {
+            let batch = self.hand_over();
+            self.written(batch);
+        }
+
+        /// Dies and comes back `away_ns` later with what the disk has.
+        fn restart(&mut self, away_ns: u64, same_boot: bool) {
+            self.step_to(self.now_ns + away_ns);
+            if !same_boot {
+                self.now_ns = 7 * S;
+            }
+            self.engine = Hall::engine(self.settings);
+            let delivery = Kept {
+                assessments: self.assessments.values().cloned().collect(),
+                version: 9,
+                sessions: self.sessions.values().cloned().collect(),
+                serial: 9,
+                ..Kept::default()
+            };
+            let image = Image { alive: Some(self.alive), same_boot, delivery, ..Image::default() };
+            let now = self.now();
+            self.engine.restore(now, image);
+            self.hear();
+        }
+
+        fn kinds(&self) -> Vec<Kind> {
+            self.events.iter().map(|(_, kind)| *kind).collect()
+        }
+    }
+
+    fn answer(item: &str) -> Deed {
+        Deed::Answer { item: item.into(), response: "{}".into(), is_flagged: None }
+    }
+
+    fn submit() -> Deed {
+        Deed::Submit(Vec::new())
+    }
+
+    #[test]
+    fn a_session_expires_at_its_deadline_with_nobody_there_and_can_be_handed_in_within_the_grace() {
+        let mut hall = Hall::new();
+        hall.put(Navigation::Free, 10, PLAIN);
+        hall.start("c").unwrap();
+        hall.pass(60 * S - 1);
+        assert_eq!(hall.shown().state, State::InProgress, "not one nanosecond early");
+        hall.pass(1);
+        let ended = hall.shown();
+        assert_eq!((ended.state, ended.completed_at), (State::Expired, Some(WallMs::from_ms(EPOCH_MS + 60_000))));
+        hall.pass(9_999 * MS);
+        let refusal = Refusal::WrongState { verb: Verb::Answer, state: State::Expired };
+        assert_eq!(hall.act(answer("i0")), Err(refusal));
+        let session = hall.act(Deed::Submit(vec![("i1".into(), "{}".into())])).unwrap();
+        assert_eq!((session.state, session.late_ms, session.answered()), (State::Completed, Some(9_999), 1));
+        let ends = [Kind::QuizTimeout, Kind::AnswerSubmitted, Kind::QuizCompleted, Kind::SessionEnded];
+        assert_eq!(hall.kinds()[3..], ends);
+        assert_eq!(hall.events[3].0, 60_000);
+        assert_eq!(hall.act(submit()), Err(Refusal::WrongState { verb: Verb::Submit, state: State::Completed }));
+    }
+
+    #[test]
+    fn after_the_grace_nothing_is_taken() {
+        for grace_s in [0, 10] {
+            let mut hall = Hall::new();
+            hall.put(Navigation::Free, grace_s, PLAIN);
+            hall.start("c").unwrap();
+            hall.pass(60 * S + u64::from(grace_s) * S);
+            assert_eq!(hall.act(submit()), Err(Refusal::WrongState { verb: Verb::Submit, state: State::Expired }));
+            assert_eq!(hall.kinds()[3..], [Kind::QuizTimeout, Kind::QuizCompleted, Kind::SessionEnded]);
+            assert_eq!(hall.events.last().unwrap().0, 60_000 + i64::from(grace_s) * 1_000);
+        }
+    }
+
+    #[test]
+    fn a_pause_keeps_the_fraction_and_an_extension_lifts_the_section_too() {
+        let mut hall = Hall::new();
+        hall.put(Navigation::Free, 10, LIMITED);
+        hall.start("c").unwrap();
+        hall.pass(1_234_567_891);
+        hall.act(Deed::Pause).unwrap();
+        hall.pass(1_000 * S + 1);
+        assert_eq!(hall.act(answer("i0")), Err(Refusal::WrongState { verb: Verb::Answer, state: State::Paused }));
+        hall.act(Deed::Resume).unwrap();
+        hall.act(Deed::Extend { added_s: 5, reason: "".into() }).unwrap();
+        let session = hall.shown();
+        let left = |clock: Option<Countdown>, hall: &Hall| clock.unwrap().left(hall.now()).as_nanos();
+        assert_eq!(left(session.countdown, &hall), 65 * u128::from(S) - 1_234_567_891);
+        assert_eq!(left(session.parts[0].clock, &hall), 25 * u128::from(S) - 1_234_567_891);
+        assert_eq!((session.limit, session.parts[0].limit.unwrap().as_secs()), (Some(Duration::from_secs(65)), 25));
+    }
+
+    #[test]
+    fn a_section_that_ends_moves_the_candidate_on_and_the_last_one_ends_the_session() {
+        const BOTH: &[Written] = &[(Some(20), None, Order::Sequential, 2), (Some(10), None, Order::Sequential, 2)];
+        let mut hall = Hall::new();
+        hall.put(Navigation::Free, 10, BOTH);
+        hall.start("c").unwrap();
+        hall.act(Deed::Navigate(Way::Next)).unwrap();
+        hall.pass(20 * S);
+        let session = hall.shown();
+        assert_eq!((session.place, session.is_locked(0), session.parts[1].is_entered), (2, true, true));
+        assert_eq!(hall.act(answer("i0")), Err(Refusal::SectionLocked));
+        assert_eq!(hall.act(Deed::Navigate(Way::To(1))), Err(Refusal::SectionLocked));
+        assert_eq!(hall.act(Deed::Navigate(Way::Previous)), Err(Refusal::SectionLocked));
+        hall.pass(10 * S);
+        let session = hall.shown();
+        assert_eq!((session.state, session.completed_at), (State::Expired, Some(WallMs::from_ms(EPOCH_MS + 30_000))));
+        // What was written in the section that ended with the session may be handed in, and nothing else.
+        let hand_in = |item: &str| Deed::Submit(vec![(item.into(), "{}".into())]);
+        assert_eq!(hall.act(hand_in("i0")), Err(Refusal::SectionLocked));
+        assert_eq!(hall.act(hand_in("i3")).unwrap().state, State::Completed);
+        let told: Vec<&Message> = hall.said.iter().map(|(_, message)| message).collect();
+        assert!(matches!(told[0], Message::SectionOver { section: 0, session } if session.place == 2), "{told:?}");
+        assert_eq!(told[1..], [&Message::Tick(0), &Message::Expired, &Message::Turned(State::Completed, Some(0))]);
+    }
+
+    #[test]
+    fn a_section_that_ends_elsewhere_moves_nobody_and_wraps_round_when_it_must() {
+        let mut hall = Hall::new();
+        const LAST: &[Written] = &[(None, None, Order::Sequential, 2), (Some(10), None, Order::Sequential, 2)];
+        hall.put(Navigation::Free, 10, LAST);
+        hall.start("c").unwrap();
+        hall.act(Deed::Navigate(Way::To(3))).unwrap();
+        hall.pass(10 * S);
+        assert_eq!(hall.shown().place, 0, "the next open section is the first");
+        let mut hall = Hall::new();
+        hall.put(Navigation::Free, 10, LAST);
+        hall.start("c").unwrap();
+        hall.act(answer("i2")).unwrap();
+        hall.pass(10 * S);
+        let session = hall.shown();
+        assert_eq!((session.place, session.is_locked(2), session.state), (0, true, State::InProgress));
+    }
+
+    #[test]
+    fn what_is_on_its_way_holds_the_end_back_and_a_late_hand_in_behind_it_is_late() {
+        let mut hall = Hall::new();
+        hall.put(Navigation::Free, 10, PLAIN);
+        hall.start("c").unwrap();
+        hall.pass(59 * S);
+        assert!(hall.act_pending(answer("i0")).outcome.is_ok());
+        let first = hall.hand_over();
+        hall.pass(2 * S);
+        assert_eq!(hall.shown().state, State::InProgress, "the end waits for the answer that is being written");
+        let late = hall.act_pending(submit());
+        assert_eq!((late.hold, late.outcome.unwrap().late_ms), (Hold::Gathering, Some(1_000)));
+        hall.written(first);
+        let second = hall.hand_over();
+        hall.written(second);
+        let session = hall.shown();
+        assert_eq!((session.state, session.answered()), (State::Completed, 1));
+        assert!(hall.kinds().ends_with(&[Kind::QuizTimeout, Kind::QuizCompleted, Kind::SessionEnded]));
+        let told: Vec<Message> = hall.said.iter().map(|(_, message)| message.clone()).collect();
+        assert_eq!(told, [Message::Tick(0), Message::Expired, Message::Turned(State::Completed, Some(0))]);
+    }
+
+    #[test]
+    fn a_failing_disk_stops_the_grace_and_not_the_clock() {
+        let mut hall = Hall::new();
+        hall.put(Navigation::Free, 10, PLAIN);
+        hall.start("c").unwrap();
+        hall.pass(55 * S);
+        assert!(hall.act_pending(answer("i0")).outcome.is_ok());
+        let failed = hall.hand_over();
+        hall.pass(S);
+        let now = hall.now();
+        hall.engine.undo(now, failed);
+        hall.pass(100 * S);
+        let session = hall.shown();
+        assert_eq!((session.state, session.answered()), (State::Expired, 0));
+        assert_eq!(session.completed_at, Some(WallMs::from_ms(EPOCH_MS + 60_000)));
+        hall.commit();
+        hall.pass(10 * S - 1);
+        assert_eq!(hall.act(submit()).unwrap().late_ms, Some(106_000));
+    }
+
+    #[test]
+    fn a_restart_keeps_place_and_time_and_gives_the_grace_back() {
+        for (outage, same_boot) in [(Outage::RunOn, true), (Outage::RunOn, false), (Outage::Freeze, true)] {
+            let mut hall = Hall::with(Settings { outage, keep_finished: None, ..Settings::default() });
+            hall.put(Navigation::Free, 10, LIMITED);
+            hall.start("c").unwrap();
+            hall.act(Deed::Navigate(Way::Next)).unwrap();
+            hall.pass(5 * S);
+            hall.act(answer("i1")).unwrap();
+            hall.restart(12 * S, same_boot);
+            let session = hall.shown();
+            let left_s = if outage == Outage::Freeze { 55 } else { 43 };
+            assert_eq!(session.left_s(hall.now(), Second::REAL), Some(left_s));
+            assert_eq!(session.section_left_s(0, hall.now(), Second::REAL), Some(left_s - 40));
+            assert_eq!((session.place, session.answered(), session.state), (1, 1, State::InProgress));
+            hall.commit();
+            // The section runs out while nobody is there, then the session.
+            hall.restart(70 * S, same_boot);
+            if outage == Outage::Freeze {
+                assert_eq!(hall.shown().state, State::InProgress);
+                continue;
+            }
+            hall.commit();
+            let session = hall.shown();
+            assert_eq!((session.state, session.place), (State::Expired, 2));
+            assert_eq!(session.completed_at, Some(WallMs::from_ms(EPOCH_MS + 60_000)));
+            // The item was answered, so that nothing was skipped.
+            let told: Vec<i64> = hall.events.iter().rev().take(2).map(|event| event.0).collect();
+            assert_eq!(told, [60_000, 20_000]);
+            // Nobody could hand in meanwhile: the grace is whole.
+            hall.pass(10 * S - 1);
+            let late_ms = hall.act(submit()).unwrap().late_ms;
+            assert_eq!(late_ms, Some(27_000 + 10_000));
+        }
+    }
+
+    #[test]
+    fn attempts_are_counted_and_only_one_at_a_time() {
+        let mut hall = Hall::with(Settings { keep_finished: Some(Duration::from_secs(100)), ..Settings::default() });
+        let limited = Plan { attempt_limit: Some(2), ..plan(PLAIN) };
+        hall.engine.delivery.catalogue.put(limited, &mut hall.engine.fx).unwrap();
+        let first = hall.start("c").unwrap();
+        assert_eq!(hall.start("c"), Err(Refusal::Sitting(first.id.clone())));
+        assert!(hall.start("d").is_ok());
+        hall.act(Deed::Terminate).unwrap();
+        let second = hall.start("c").unwrap();
+        assert_eq!(hall.start("c"), Err(Refusal::Sitting(second.id.clone())));
+        hall.pass(300 * S);
+        // Ended sessions leave the memory and are still counted.
+        let now = hall.now();
+        hall.engine.upkeep(now);
+        hall.commit();
+        assert!(hall.engine.delivery.is_empty());
+        assert_eq!(hall.past.len(), 3);
+        assert_eq!(hall.start("c"), Err(Refusal::AttemptsUsed));
+    }
+
+    #[test]
+    fn whoever_listens_is_told_each_second_down_to_the_end() {
+        let mut hall = Hall::new();
+        hall.put(Navigation::Free, 0, PLAIN);
+        hall.pass(123_456_789);
+        hall.start("c").unwrap();
+        hall.pass(56_400 * MS);
+        let now = hall.now();
+        hall.engine.delivery.listen(now, 1, &mut hall.engine.fx);
+        hall.pass(10 * S);
+        let ends_ns = 100 * S + 123_456_789 + 60 * S;
+        let told: Vec<(u64, Message)> = std::mem::take(&mut hall.said);
+        let (ticks, end) = told.split_at(3);
+        for ((at, message), left_s) in ticks.iter().zip([3, 2, 1]) {
+            assert_eq!(*message, Message::Tick(left_s));
+            let due = ends_ns - u64::from(left_s) * S;
+            assert!((due..due + 10 * MS).contains(at), "{left_s} told {} ns after it was due", at - due);
+        }
+        assert_eq!(end, [(ends_ns, Message::Tick(0)), (ends_ns, Message::Expired)]);
+        hall.engine.delivery.unlisten(1);
+        hall.pass(2 * S);
+        assert!(hall.engine.fx.deadlines.is_empty(), "nobody is told anything any more");
+    }
 }

@@ -14,6 +14,7 @@ pub mod effects;
 pub mod events;
 pub mod history;
 pub mod replays;
+pub mod session;
 pub mod staged;
 pub mod timers;
 

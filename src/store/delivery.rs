@@ -5,7 +5,7 @@
 //!
 //! Clocks, parts and marks are short binary columns, numbers in little endian. A clock: a byte that says whether it
 //! stands still (0) or runs (1), then eight bytes of nanoseconds left, or eight of boot time and eight of wall time. A
-//! part: a byte (bit 0: entered, bit 1: it has a clock), and its clock. A mark: two bytes of [`Mark`]'s size, and one
+//! part: a byte (bit 0: entered, bit 1: it has a clock), eight bytes of its limit in nanoseconds and its clock. A mark: two bytes of [`Mark`]'s size, and one
 //! that says whether it is flagged.
 //!
 //! Invariants: a session read back equals the one written, to the nanosecond; a response is the last one acknowledged.
@@ -313,7 +313,10 @@ fn spell_clock(clock: Countdown, out: &mut Vec<u8>) {
 
 fn spell_part(part: Part, out: &mut Vec<u8>) {
     out.push(u8::from(part.is_entered) | u8::from(part.clock.is_some()) << 1);
-    part.clock.into_iter().for_each(|clock| spell_clock(clock, out));
+    if let Some((limit, clock)) = part.limit.zip(part.clock) {
+        out.extend(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
+        spell_clock(clock, out);
+    }
 }
 
 fn spell_mark(mark: Mark, out: &mut Vec<u8>) {
@@ -342,8 +345,12 @@ fn read_clock(bytes: &mut &[u8]) -> rusqlite::Result<Countdown> {
 
 fn read_part(bytes: &mut &[u8]) -> rusqlite::Result<Part> {
     let [flags] = take(bytes)?;
-    let clock = if flags & 2 != 0 { Some(read_clock(bytes)?) } else { None };
-    Ok(Part { is_entered: flags & 1 != 0, clock })
+    let is_entered = flags & 1 != 0;
+    if flags & 2 == 0 {
+        return Ok(Part { is_entered, limit: None, clock: None });
+    }
+    let limit = Duration::from_nanos(u64::from_le_bytes(take(bytes)?));
+    Ok(Part { is_entered, limit: Some(limit), clock: Some(read_clock(bytes)?) })
 }
 
 fn read_marks(bytes: &[u8]) -> rusqlite::Result<Vec<Mark>> {
@@ -415,8 +422,12 @@ mod tests {
             place: 1,
             limit: Some(Duration::from_nanos(60_000_000_001)),
             countdown: Some(Countdown::Running { ends }),
-            parts: [Part { is_entered: true, clock: Some(Countdown::Still { left: Duration::from_nanos(17) }) }]
-                .into(),
+            parts: [Part {
+                is_entered: true,
+                limit: Some(Duration::from_nanos(30)),
+                clock: Some(Countdown::Still { left: Duration::from_nanos(17) }),
+            }]
+            .into(),
             marks: [Mark::new(65_536, true), Mark::default()].into(),
             started_at: WallMs::from_ms(4),
             completed_at: None,
@@ -438,7 +449,7 @@ mod tests {
         let (mut database, image) = open(&place);
         assert_eq!(image.delivery.sessions, [session.clone()]);
         assert_eq!((image.delivery.version, image.delivery.serial), (1, 3));
-        assert_eq!(image.delivery.assessments, [exam.clone()]);
+        assert_eq!(image.delivery.assessments, std::slice::from_ref(&exam));
         session.state = State::Completed;
         session.countdown = None;
         session.parts = [].into();

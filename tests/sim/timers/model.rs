@@ -387,10 +387,8 @@ impl Model {
                     None => violated("what is stored is what is shown", &format!("{face:?} of {noun:?}")),
                 }
             }
-            Record::TimerGone(id) => {
-                if self.known(id).shown.is_some() {
-                    violated("only the old and finished give their place back", id);
-                }
+            Record::TimerGone(id) if self.known(id).shown.is_some() => {
+                violated("only the old and finished give their place back", id);
             }
             _ => {}
         }
