@@ -461,11 +461,13 @@ pub struct Said {
     pub texts: Vec<String>,
     /// What must be durable before he may be told.
     pub hold: Hold,
+    /// What he calls his message, should it come to nothing after all.
+    pub echo: Option<Box<str>>,
 }
 
 /// Answers a message of a candidate. Why nothing can be changed, while that is so, is `refusal`.
 pub fn hear(message: &str, serial: u32, now: Now, engine: &mut Engine, refusal: Option<&str>) -> Said {
-    let said = |text: String, hold| Said { texts: vec![text], hold };
+    let said = |text: String, hold| Said { texts: vec![text], hold, echo: None };
     let fields = match is_object(message).then(|| serde_json::from_str::<Fields<'_>>(message)) {
         Some(Ok(fields)) => fields,
         _ => return said(error("Invalid JSON", None), Hold::Nothing),
@@ -517,7 +519,7 @@ pub fn hear(message: &str, serial: u32, now: Now, engine: &mut Engine, refusal: 
         Asked::Astray(why) => {
             let (session, hold) = delivery.look(now, serial, fx);
             let why = session.map_or_else(|| "Session not found".to_owned(), |session| astray(&session, why));
-            return said(error(&why, echo), hold);
+            return Said { echo: echo.map(Box::from), ..said(error(&why, echo), hold) };
         }
         Asked::Save => return said(error("Unknown message type: save", echo), Hold::Nothing),
     };
@@ -528,7 +530,7 @@ pub fn hear(message: &str, serial: u32, now: Now, engine: &mut Engine, refusal: 
         Ok(session) => session,
         Err(refusal) => {
             let (_, why) = words(&refusal, "", None);
-            return said(error(&why, echo), hold);
+            return Said { echo: echo.map(Box::from), ..said(error(&why, echo), hold) };
         }
     };
     let index = session.place;
@@ -554,7 +556,7 @@ pub fn hear(message: &str, serial: u32, now: Now, engine: &mut Engine, refusal: 
     push_ref(echo, &mut out);
     out.push('}');
     texts.insert(0, out);
-    Said { texts, hold }
+    Said { texts, hold, echo: echo.map(Box::from) }
 }
 
 /// What every socket of a session hears first.
@@ -598,8 +600,8 @@ pub fn keepalive(left_s: Option<u32>) -> String {
 }
 
 /// What an answer is told that cannot be kept, or of which nobody knows whether it is.
-pub fn failed(why: &str) -> String {
-    error(why, None)
+pub fn failed(why: &str, echo: Option<&str>) -> String {
+    error(why, echo)
 }
 
 /// The time.

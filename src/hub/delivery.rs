@@ -39,6 +39,8 @@ struct Owed {
     /// For the batch with this number; 0: for those before it alone.
     batch: u64,
     texts: Vec<String>,
+    /// What the message is called by whoever sent it.
+    echo: Option<Box<str>>,
 }
 
 impl Desks {
@@ -82,7 +84,7 @@ impl Hub {
             Hold::Writing => self.desks.waiting.writing.push(id),
             Hold::Gathering => self.desks.waiting.gathering.push(id),
         }
-        self.desks.unanswered.entry(index).or_default().push_back(Owed { batch, texts: said.texts });
+        self.desks.unanswered.entry(index).or_default().push_back(Owed { batch, texts: said.texts, echo: said.echo });
         self.answer_candidate(now, id, 0);
     }
 
@@ -99,7 +101,8 @@ impl Hub {
         for id in writing.into_iter().chain(gathering) {
             for owed in self.desks.unanswered.get_mut(&id.index).into_iter().flatten() {
                 if owed.batch > 0 {
-                    *owed = Owed { batch: 0, texts: vec![delivery::failed(why)] };
+                    let texts = vec![delivery::failed(why, owed.echo.as_deref())];
+                    *owed = Owed { batch: 0, texts, echo: None };
                 }
             }
             self.answer_candidate(now, id, 0);
