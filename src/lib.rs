@@ -1,7 +1,7 @@
 //! timerd keeps the clock of exam rooms.
 //!
-//! Instructors control timers over REST, students' browsers hold a WebSocket and are told the time each second, and
-//! nobody but the server owns time. One process: **one loop thread owns every socket, every timer and all state; one
+//! Instructors control timers over REST, students' browsers hold a WebSocket and are told the time each second,
+//! candidates sit exams under a deadline, and nobody but the server owns time. One process: **one loop thread owns every socket, every timer and all state; one
 //! disk thread owns SQLite.** No async runtime, no lock, no thread pool.
 //!
 //! # The map
@@ -17,11 +17,11 @@
 //! | [`hub`] | connections, audiences, what waits for the disk: the daemon without its sockets |
 //! | [`store`] | the disk thread: SQLite, schema, recovery |
 //! | [`server`] | the mio loop: sockets, the kernel's timers, signals, the order of a turn |
-//! | [`client`] | `timerd watch`, `events`, `publish`: clients, which share nothing with the daemon but its contract |
+//! | [`client`] | `timerd watch`, `events`, `publish`, `exam`: clients, which share nothing with the daemon but its contract |
 //!
 //! Imports run one way, and a test keeps them so: `limits, clock <- domain <- api <- hub <- server <- main` and
 //! `domain <- store <- server`; `wire` stands beside `domain` and imports `limits` alone. The same noun has the same
-//! file name in each room: `ls src/*/timers.rs` is the slice of one service. A service is added by a file in
+//! file name in each room: `ls src/*/delivery.rs` is the slice of one service. A service is added by a file in
 //! `domain`, `store` and `api`, a row or more in [`api::routes`], and a variant in [`domain::effects`].
 //!
 //! # The laws
@@ -42,7 +42,7 @@
 //! held; accept; let come due what is due; read and judge; hand the batch to the disk; flush; reap; account. The
 //! order is part of the contract, and `Server::turn` says at each line why it stands where it does.
 //!
-//! # Two flows
+//! # Three flows
 //!
 //! *A control request.* [`wire::http::Decoder`] makes a request of bytes, [`hub`] keeps its place in the order of
 //! answers, [`api::Api`] routes it, admits the caller, reads the body and calls [`domain::timers::Timers::control`],
@@ -54,7 +54,13 @@
 //! *A tick.* The kernel's timer wakes the loop, the deadline is taken from the heap (a stale one is dropped), the
 //! remainder is computed, the JSON is written once, the frame is built once, and a pointer to it goes into each
 //! client's outbox ([`hub::outbox`]); the flush sends each with one system call. The next deadline is the next second
-//! of the timer's grid.
+//! of the timer's grid. Sessions, of which each has a grid of its own, are told in slots of ten milliseconds ([`domain::beats`]): one
+//! alarm for a slot, one frame for each second that is left to anybody in it.
+//!
+//! *An answer.* A candidate's message becomes a [`domain::session::Deed`], which [`domain::delivery::Delivery::act`]
+//! carries out on a copy of the session's latest state, brought to now. What comes of it is staged as one: the
+//! response, the event, the session's row. The reply takes its place among those that the candidate waits for
+//! and leaves when the batch is durable, so that what is called saved survives whatever comes.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

@@ -217,8 +217,10 @@ pub const ITEMS_MAX: usize = 500;
 pub const SECTIONS_MAX: usize = ITEMS_MAX;
 /// Characters of the ids of assessments, sections, items, candidates and test takers.
 pub const DELIVERY_ID_CHARS_MAX: usize = 200;
-/// Objects and lists within each other in an item's content, or a response: as in an event's payload.
-pub const CONTENT_DEPTH_MAX: usize = EVENT_PAYLOAD_DEPTH_MAX;
+/// Objects and lists within each other in an item's content: with what is around it, as deep as serde_json reads.
+pub const CONTENT_DEPTH_MAX: usize = 100;
+/// Objects and lists within each other in a response: as in an event's payload.
+pub const RESPONSE_DEPTH_MAX: usize = EVENT_PAYLOAD_DEPTH_MAX;
 /// Attempts that an assessment may allow, if it limits them.
 pub const ATTEMPTS_MAX: u32 = 1_000;
 /// Seconds after the deadline in which a hand-in may still be taken.

@@ -288,7 +288,7 @@ impl<'a> Fields<'a> {
             let fault = Fault::new(kind, &["body", field], msg).under(path);
             faults.push(if let Some(given) = given { fault.of_raw(given) } else { fault });
         };
-        let limits = raw::Limits { keys: usize::MAX, bytes: RESPONSE_BYTES_MAX, depth: CONTENT_DEPTH_MAX };
+        let limits = raw::Limits { keys: usize::MAX, bytes: RESPONSE_BYTES_MAX, depth: RESPONSE_DEPTH_MAX };
         let response = match self.response {
             None => {
                 fault("missing", "response", "Field required".to_owned(), None);

@@ -101,6 +101,11 @@ impl Api {
 }
 
 impl Export {
+    /// Whether its pages are the disk's.
+    pub fn asks_the_disk(&self) -> bool {
+        !matches!(self.what, What::Sessions { .. })
+    }
+
     /// The answer's head.
     pub fn head(&self) -> Response {
         let content_type = match self.what {

@@ -43,7 +43,8 @@ pub struct ExportId {
 impl Hub {
     /// A long answer begins, when the batch it tells of is durable.
     pub(super) fn begin_export(&mut self, now: Now, waiting: Waiting, export: Export, hold: Hold) {
-        let is_busy = self.exports.len() >= EXPORTS_MAX || !self.custody.takes_questions();
+        let is_busy =
+            self.exports.len() >= EXPORTS_MAX || (export.asks_the_disk() && !self.custody.takes_questions());
         let index = waiting.conn.index;
         let Some(http) = self.conns.get_mut(index as usize).and_then(|conn| conn.http()) else { return };
         if is_busy || http.export.is_some() {
