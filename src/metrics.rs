@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
+pub use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -28,6 +28,10 @@ pub struct Metrics {
     pub websockets: Gauge,
     /// Timers held now.
     pub timers: Gauge,
+    /// Exam sessions held.
+    pub sessions: Gauge,
+    /// Exam sessions that time moves: in progress, or in their grace.
+    pub sessions_running: Gauge,
     /// Events stored.
     pub events: Count,
     /// Subscribers who have said what they want.
@@ -75,6 +79,8 @@ impl Metrics {
             connections: Gauge::default(),
             websockets: Gauge::default(),
             timers: Gauge::default(),
+            sessions: Gauge::default(),
+            sessions_running: Gauge::default(),
             events: Count::default(),
             subscribers: Gauge::default(),
             requests: Count::default(),
@@ -127,10 +133,12 @@ impl Metrics {
         for (name, help, count) in counts {
             registry.register(name, help, count.clone());
         }
-        let gauges: [(&str, &str, &Gauge); 6] = [
+        let gauges: [(&str, &str, &Gauge); 8] = [
             ("connections", "Connections open", &self.connections),
             ("websockets", "WebSockets open", &self.websockets),
             ("timers", "Timers held", &self.timers),
+            ("sessions", "Exam sessions held", &self.sessions),
+            ("sessions_running", "Exam sessions in progress or in their grace", &self.sessions_running),
             ("subscribers", "Subscribers who have said what they want", &self.subscribers),
             ("degraded", "1 while commands cannot be carried out", &self.degraded),
             ("log_lines_dropped", "Log lines dropped because nobody read them", &self.log_lines_dropped),

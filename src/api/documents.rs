@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use crate::api::answer::{self, JSON, document, unavailable};
 use crate::api::routes::Asset;
+use crate::domain::Engine;
 use crate::limits::RETRY_AFTER_S;
-use crate::metrics::Metrics;
+use crate::metrics::{Gauge, Metrics};
 use crate::wire::http::{Body, Response};
 
 /// `GET /health`: the process is alive. Counts every timer held, as the Python service did.
@@ -36,8 +37,11 @@ pub fn readiness(timers: usize, router: Value, degraded: Option<&str>) -> Respon
 }
 
 /// `GET /metrics`, in the text format of OpenMetrics.
-pub fn metrics(metrics: &Metrics, timers: usize) -> Response {
-    metrics.timers.set(i64::try_from(timers).unwrap_or(i64::MAX));
+pub fn metrics(metrics: &Metrics, engine: &Engine) -> Response {
+    let set = |gauge: &Gauge, number| _ = gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
+    set(&metrics.timers, engine.timers.len());
+    set(&metrics.sessions, engine.delivery.len());
+    set(&metrics.sessions_running, engine.delivery.running());
     match metrics.encode() {
         Ok(text) => Response {
             status: 200,

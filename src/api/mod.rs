@@ -364,7 +364,7 @@ impl Api {
         let done = match route {
             Route::Health => Ok(documents::health(world.engine.timers.len())),
             Route::Readiness => Ok(documents::readiness(world.engine.timers.len(), world.router(), world.degraded)),
-            Route::Metrics => Ok(documents::metrics(world.metrics, world.engine.timers.len())),
+            Route::Metrics => Ok(documents::metrics(world.metrics, world.engine)),
             Route::OpenApi => Ok(documents::openapi()),
             Route::Docs(asset) => Ok(documents::docs(asset)),
             Route::Timers if !is("POST") => self.list(&head.query, world),

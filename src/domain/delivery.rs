@@ -224,6 +224,11 @@ impl Delivery {
         self.slots.is_empty()
     }
 
+    /// Sessions that time moves.
+    pub fn running(&self) -> usize {
+        self.awake
+    }
+
     /// Something runs, or is about to: the sign of life must be written.
     pub fn is_any_running(&self) -> bool {
         self.awake > 0 || !self.touched.gathering.is_empty() || !self.touched.writing.is_empty()
