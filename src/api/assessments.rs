@@ -3,11 +3,10 @@
 //! Owns what an instructor prepares before an exam: bodies into assessments and candidates, and those back into text.
 //! The content of an item goes through as it came. It decides nothing about a session, and knows no connection.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -115,25 +114,12 @@ pub(super) fn not_found(id: &str) -> Response {
 // ---------------------------------------------------------------------------------------------------------------
 // Bodies.
 
-/// The parts of a body that are kept as they came, beside the rest of it.
-#[derive(Deserialize)]
-struct Kept<'a> {
-    #[serde(borrow)]
-    sections: Vec<KeptSection<'a>>,
-}
+/// An object whose fields are kept as they came; of a repeated one the last.
+type Kept<'a> = HashMap<String, &'a RawValue>;
 
-#[derive(Deserialize)]
-struct KeptSection<'a> {
-    #[serde(borrow, default)]
-    items: Vec<KeptItem<'a>>,
-}
-
-#[derive(Deserialize)]
-struct KeptItem<'a> {
-    #[serde(borrow)]
-    content: &'a RawValue,
-    #[serde(borrow, default)]
-    metadata: Option<&'a RawValue>,
+/// The objects of a list that is known to be one.
+fn kept_list<'a>(kept: &Kept<'a>, name: &str) -> serde_json::Result<Vec<Kept<'a>>> {
+    kept.get(name).map_or(Ok(Vec::new()), |list| serde_json::from_str(list.get()))
 }
 
 /// Reads an assessment, which is called `id` by its path.
@@ -228,25 +214,24 @@ fn item(value: &Value, path: Vec<Value>, section: u16, known: &mut HashSet<Arc<s
 
 /// Puts what is kept as it came into its places. The body is known to be sound.
 fn keep(body: &[u8], items: &mut [Item]) -> Result<(), Vec<Fault>> {
-    let kept: Kept<'_> = serde_json::from_slice(body).map_err(|error| vec![form::no_json(&error)])?;
+    let no_json = |error| vec![form::no_json(&error)];
+    let kept: Kept<'_> = serde_json::from_slice(body).map_err(no_json)?;
     let limits = raw::Limits { keys: usize::MAX, bytes: ASSESSMENT_BYTES_MAX, depth: CONTENT_DEPTH_MAX };
     let mut faults = Vec::new();
     let mut places = items.iter_mut();
-    for (section, KeptSection { items }) in kept.sections.iter().enumerate() {
-        for (number, KeptItem { content, metadata }) in items.iter().enumerate() {
+    for (section, kept) in kept_list(&kept, "sections").map_err(no_json)?.iter().enumerate() {
+        for (number, kept) in kept_list(kept, "items").map_err(no_json)?.iter().enumerate() {
             let Some(item) = places.next() else { continue };
-            let mut compact = |field: &str, text: &RawValue| match raw::compact(text.get(), limits) {
-                Ok(text) => Arc::from(text),
-                Err(unfit) => {
-                    let path = [json!("body"), json!("sections"), json!(section), json!("items"), json!(number)];
-                    let fault = Fault::new("value_error", &["body", field], limits.refusal(unfit));
-                    faults.push(fault.under(&path));
-                    Arc::from("{}")
+            for (field, place) in [("content", &mut item.content), ("metadata", &mut item.metadata)] {
+                let Some(text) = kept.get(field).filter(|text| text.get() != "null") else { continue };
+                match raw::compact(text.get(), limits) {
+                    Ok(text) => *place = Arc::from(text),
+                    Err(unfit) => {
+                        let path = [json!("body"), json!("sections"), json!(section), json!("items"), json!(number)];
+                        let fault = Fault::new("value_error", &["body", field], limits.refusal(unfit));
+                        faults.push(fault.under(&path));
+                    }
                 }
-            };
-            item.content = compact("content", content);
-            if let Some(metadata) = metadata.filter(|metadata| metadata.get() != "null") {
-                item.metadata = compact("metadata", metadata);
             }
         }
     }

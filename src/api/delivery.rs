@@ -5,6 +5,7 @@
 //! and WebSocket alike. A response goes through as it came. It decides nothing about a session, and knows no
 //! connection.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -235,32 +236,24 @@ enum Asked {
     Save,
 }
 
-/// The fields of bodies and messages, each as it came.
+/// The fields of a body or message, each as it came; of a repeated one the last.
 #[derive(Default, Deserialize)]
+#[serde(transparent)]
 struct Fields<'a> {
     #[serde(borrow)]
-    r#type: Option<&'a RawValue>,
-    #[serde(borrow)]
-    r#ref: Option<&'a RawValue>,
-    #[serde(borrow)]
-    item_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    response: Option<&'a RawValue>,
-    #[serde(borrow)]
-    is_flagged: Option<&'a RawValue>,
-    #[serde(borrow)]
-    direction: Option<&'a RawValue>,
-    #[serde(borrow)]
-    target_index: Option<&'a RawValue>,
-    #[serde(borrow)]
-    answers: Option<&'a RawValue>,
-    #[serde(borrow)]
-    seconds: Option<&'a RawValue>,
-    #[serde(borrow)]
-    reason: Option<&'a RawValue>,
+    by_name: HashMap<String, &'a RawValue>,
 }
 
 impl<'a> Fields<'a> {
+    fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.by_name.get(name).copied()
+    }
+
+    /// As [`Fields::get`]; absent and `null` are alike.
+    fn filled(&self, name: &str) -> Option<&'a RawValue> {
+        self.get(name).filter(|given| given.get() != "null")
+    }
+
     fn read(body: &'a [u8]) -> Result<Self, Vec<Fault>> {
         match std::str::from_utf8(body).ok().filter(|text| is_object(text)) {
             Some(text) => serde_json::from_str(text).map_err(|error| vec![form::no_json(&error)]),
@@ -272,7 +265,7 @@ impl<'a> Fields<'a> {
     /// The name of an item.
     fn item(&self, path: &[Value], faults: &mut Vec<Fault>) -> Arc<str> {
         let fault = |kind, msg| Fault::new(kind, &["body", "item_id"], msg).under(path);
-        let (item, fault) = match self.item_id.map(|given| (given, text(given))) {
+        let (item, fault) = match self.get("item_id").map(|given| (given, text(given))) {
             Some((_, Some(item))) => (Some(item), None),
             Some((given, None)) => (None, Some(fault("string_type", "Input should be a valid string").of_raw(given))),
             None => (None, Some(fault("missing", "Field required"))),
@@ -289,7 +282,7 @@ impl<'a> Fields<'a> {
             faults.push(if let Some(given) = given { fault.of_raw(given) } else { fault });
         };
         let limits = raw::Limits { keys: usize::MAX, bytes: RESPONSE_BYTES_MAX, depth: RESPONSE_DEPTH_MAX };
-        let response = match self.response {
+        let response = match self.get("response") {
             None => {
                 fault("missing", "response", "Field required".to_owned(), None);
                 None
@@ -316,7 +309,7 @@ impl<'a> Fields<'a> {
 
     /// A flag, if there is one: absent and `null` are alike.
     fn flag(&self, faults: &mut Vec<Fault>) -> Option<bool> {
-        let given = self.is_flagged.filter(|given| given.get() != "null")?;
+        let given = self.filled("is_flagged")?;
         let value = json!({ "is_flagged": serde_json::from_str::<Value>(given.get()).unwrap_or_default() });
         let mut form = Form::body(&value).ok()?;
         let flag = form.bool("is_flagged");
@@ -327,14 +320,14 @@ impl<'a> Fields<'a> {
     /// Where to; or why that is nowhere.
     fn way(&self, faults: &mut Vec<Fault>) -> Result<Way, String> {
         let mut target = None;
-        if let Some(given) = self.target_index.filter(|given| given.get() != "null") {
+        if let Some(given) = self.filled("target_index") {
             target = integer(given.get());
             if target.is_none() {
                 let msg = "Input should be a valid integer";
                 faults.push(Fault::new("int_type", &["body", "target_index"], msg).of_raw(given));
             }
         }
-        let direction = match self.direction.map(|given| (given, text(given))) {
+        let direction = match self.get("direction").map(|given| (given, text(given))) {
             Some((_, Some(direction))) => direction,
             Some((given, None)) => {
                 let msg = "Input should be a valid string";
@@ -360,7 +353,7 @@ impl<'a> Fields<'a> {
 
     /// Answers that are handed in together.
     fn answers(&self, faults: &mut Vec<Fault>) -> Vec<(Arc<str>, Arc<str>)> {
-        let Some(given) = self.answers.filter(|given| given.get() != "null") else { return Vec::new() };
+        let Some(given) = self.filled("answers") else { return Vec::new() };
         let Ok(list) = serde_json::from_str::<Vec<&RawValue>>(given.get()) else {
             faults.push(Fault::new("list_type", &["body", "answers"], "Input should be a valid list").of_raw(given));
             return Vec::new();
@@ -389,8 +382,8 @@ impl<'a> Fields<'a> {
         let value =
             |given: Option<&RawValue>| given.and_then(|given| serde_json::from_str::<Value>(given.get()).ok());
         let mut body = serde_json::Map::new();
-        body.extend(value(self.seconds).map(|seconds| ("seconds".to_owned(), seconds)));
-        body.extend(value(self.reason).filter(|it| !it.is_null()).map(|reason| ("reason".to_owned(), reason)));
+        body.extend(value(self.get("seconds")).map(|seconds| ("seconds".to_owned(), seconds)));
+        body.extend(value(self.get("reason")).filter(|it| !it.is_null()).map(|reason| ("reason".to_owned(), reason)));
         let body = Value::Object(body);
         let Ok(mut form) = Form::body(&body) else { return (0, Arc::from("")) };
         let added_s = form.int("seconds", 1..=SESSION_EXTEND_S_MAX);
@@ -472,12 +465,12 @@ pub fn hear(message: &str, serial: u32, now: Now, engine: &mut Engine, refusal: 
         Some(Ok(fields)) => fields,
         _ => return said(error("Invalid JSON", None), Hold::Nothing),
     };
-    let echo = fields.r#ref.map(RawValue::get);
+    let echo = fields.get("ref").map(RawValue::get);
     if echo.is_some_and(|echo| echo.len() > REF_BYTES_MAX) {
         return said(error(&format!("ref: at most {REF_BYTES_MAX} bytes"), None), Hold::Nothing);
     }
-    let kind = fields.r#type.map_or("null", RawValue::get);
-    let name = fields.r#type.and_then(text).unwrap_or_else(|| Arc::from(kind));
+    let kind = fields.get("type").map_or("null", RawValue::get);
+    let name = fields.get("type").and_then(text).unwrap_or_else(|| Arc::from(kind));
     let Engine { delivery, fx, .. } = &mut *engine;
     let second = delivery.second();
     delivery.seen(now, serial);
@@ -726,15 +719,15 @@ fn push_place(session: &Session, out: &mut String) {
     push_item(session.item_at(session.place), out);
 }
 
-/// What is left of the session and of the section he is in.
+/// What is left of the session, and of the section he is in.
 fn push_times(session: &Session, now: Now, second: Second, out: &mut String) {
-    let of_section = session.section_left_s(session.section_at(session.place), now, second);
-    let _ = write!(
-        out,
-        r#","time_remaining_seconds":{},"section_remaining_seconds":{}"#,
-        number(session.left_s(now, second)),
-        number(of_section)
-    );
+    let _ = write!(out, r#","time_remaining_seconds":{}"#, number(session.left_s(now, second)));
+    push_section_time(session, now, second, out);
+}
+
+fn push_section_time(session: &Session, now: Now, second: Second, out: &mut String) {
+    let left_s = session.section_left_s(session.section_at(session.place), now, second);
+    let _ = write!(out, r#","section_remaining_seconds":{}"#, number(left_s));
 }
 
 fn push_ways(session: &Session, out: &mut String) {
@@ -773,7 +766,7 @@ fn done(call: SessionCall, session: &Session, item: &str, now: Now, second: Seco
         }
         SessionCall::Navigate => {
             push_place(session, &mut out);
-            push_times(session, now, second, &mut out);
+            push_section_time(session, now, second, &mut out);
             let _ = write!(out, r#","state":"{state}""#);
             push_ways(session, &mut out);
             Ok(())
@@ -831,8 +824,7 @@ pub(super) fn whole(session: &Session, responses: &[(u16, Arc<str>)], now: Now, 
         session.state.name(),
         session.place
     );
-    let by_number: std::collections::HashMap<u16, &Arc<str>> =
-        responses.iter().map(|(number, response)| (*number, response)).collect();
+    let by_number: HashMap<u16, &Arc<str>> = responses.iter().map(|(number, response)| (*number, response)).collect();
     let mut first = true;
     for place in 0..session.total() {
         if let Some(response) = by_number.get(&session.number_at(place)) {
