@@ -60,8 +60,8 @@ pub const DESCRIPTORS_RESERVED: u64 = 64;
 pub const LISTEN_BACKLOG: i32 = 4_096;
 /// Addresses `--listen` may be given.
 pub const LISTENERS_MAX: usize = 16;
-/// Bytes that connections may have left unfinished (heads, bodies, half messages) all together; the one that asks
-/// for more is closed.
+/// Bytes that connections may have left unfinished (heads, bodies, half messages) all together; beyond them the one
+/// that holds most is closed.
 pub const UNFINISHED_BYTES_MAX: usize = 256 << 20;
 /// Bytes of HTTP answers that clients have not taken, all together; the one that asks for more is closed.
 pub const UNSENT_BYTES_MAX: usize = 512 << 20;

@@ -651,39 +651,13 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use crate::hub::tests::{Lines, hub};
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::api;
-    use crate::api::guard::Guard;
-    use crate::api::rates::Rates;
     use crate::clock::WallMs;
-    use crate::domain::countdown::Second;
-    use crate::domain::disk::{Done, Image, Job, Query};
+    use crate::domain::disk::{Done, Job, Query};
     use crate::domain::events::Kind;
-    use crate::domain::timers;
-    use crate::hub::{Settings, Sockets};
-    use crate::keys::Keys;
-
-    /// A kernel that takes everything.
-    #[derive(Default)]
-    struct Lines(Vec<u8>);
-
-    impl Sockets for Lines {
-        fn send(&mut self, _: u32, bytes: &[u8]) -> io::Result<usize> {
-            self.0.extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn send_vectored(&mut self, index: u32, frames: &[io::IoSlice<'_>]) -> io::Result<usize> {
-            frames.iter().map(|frame| self.send(index, frame)).sum()
-        }
-
-        fn finish(&mut self, _: u32) {}
-
-        fn close(&mut self, _: u32) {}
-    }
 
     impl Lines {
         /// The numbers of the events that have come since it was last asked.
@@ -692,24 +666,6 @@ mod tests {
             let numbers = text.split(r#""seq":"#).skip(1);
             numbers.map(|rest| rest.split('}').next().unwrap().parse().unwrap()).collect()
         }
-    }
-
-    fn hub(now: Now) -> Hub {
-        let outage = timers::Outage::RunOn;
-        let settings = Settings {
-            timers: timers::Settings { timers_max: 1, second: Second::REAL, outage, keep_finished: None },
-            delivery: Default::default(),
-            guard: Guard::new(Keys::default(), false, Vec::new(), Vec::new()),
-            limits: api::Limits { clients_per_timer: 1, sockets_per_address: None },
-            rates: Rates::OFF,
-            connections_max: 10,
-            keep_history: None,
-            keep_results: None,
-            keep_events: None,
-            keep_events_max: None,
-            seed: [1; 32],
-        };
-        Hub::new(now, settings, Image::default()).unwrap().0
     }
 
     fn turn(hub: &mut Hub, now: Now, done: Vec<Done>, lines: &mut Lines) -> Vec<Job> {
@@ -752,7 +708,7 @@ mod tests {
     #[test]
     fn more_than_can_be_routed_comes_by_pages_from_where_routing_had_come() {
         let now = Now { mono: Mono::from_ns(1), wall: WallMs::from_ms(0) };
-        let (mut hub, mut lines) = (hub(now), Lines::default());
+        let (mut hub, mut lines) = (hub(now, 10), Lines::default());
         subscribe(&mut hub, now);
         let jobs = turn(&mut hub, now, vec![Done::Written(batch(1, 3, now), 3)], &mut lines);
         assert_eq!((lines.seqs(), asked(&jobs)), (vec![1, 2, 3], vec![]));
@@ -778,7 +734,7 @@ mod tests {
     #[test]
     fn a_batch_of_thousands_is_routed_over_as_many_turns_as_it_takes_and_in_order() {
         let now = Now { mono: Mono::from_ns(1), wall: WallMs::from_ms(0) };
-        let (mut hub, mut lines) = (hub(now), Lines::default());
+        let (mut hub, mut lines) = (hub(now, 10), Lines::default());
         subscribe(&mut hub, now);
         turn(&mut hub, now, Vec::new(), &mut lines);
         lines.seqs();

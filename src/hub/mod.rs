@@ -128,6 +128,8 @@ pub struct Hub {
     /// Deadlines that have come due are left for the next turn.
     late: bool,
     unfinished_bytes: usize,
+    /// Bytes of them that end with connections which are let go in this turn.
+    shed_bytes: usize,
     unsent_bytes: usize,
     connections_max: usize,
     keep_history: Option<Duration>,
@@ -171,6 +173,7 @@ impl Hub {
             dead: Vec::new(),
             late: false,
             unfinished_bytes: 0,
+            shed_bytes: 0,
             unsent_bytes: 0,
             connections_max: settings.connections_max,
             keep_history: settings.keep_history,
@@ -562,6 +565,7 @@ impl Hub {
 
     /// Forgets the connections that have ended.
     pub fn reap(&mut self, sockets: &mut impl Sockets) {
+        self.shed_bytes = 0;
         for index in std::mem::take(&mut self.dead) {
             self.part(index);
             let conn = self.conns.remove(index as usize);
@@ -626,13 +630,18 @@ impl Hub {
         self.engine.fx.announcements = announcements;
     }
 
-    /// Books that a connection holds `held` bytes of unfinished input, and no longer `before`. Whoever makes all of
-    /// it too much is let go.
-    fn book(&mut self, index: u32, before: usize, held: usize) {
+    /// Books that a connection holds `held` bytes of unfinished input, and no longer `before`. When all of it becomes
+    /// too much, whoever holds most is let go: not he who comes last, with a short answer and in earnest.
+    fn book(&mut self, before: usize, held: usize) {
         self.unfinished_bytes = (self.unfinished_bytes + held).saturating_sub(before);
-        if held > before && self.unfinished_bytes > UNFINISHED_BYTES_MAX {
+        while held > before && self.unfinished_bytes > UNFINISHED_BYTES_MAX + self.shed_bytes {
+            let open = self.conns.iter().filter(|(_, conn)| conn.phase != Phase::Dead);
+            let largest = open.max_by_key(|(_, conn)| conn.booked_bytes());
+            let Some((index, bytes)) = largest.map(|(index, conn)| (index, conn.booked_bytes())) else { return };
+            // Its bytes are free when it is reaped.
+            self.shed_bytes += bytes.max(1);
             self.metrics.connections_shed.inc();
-            self.kill(index);
+            self.kill(u32::try_from(index).unwrap_or(u32::MAX));
         }
     }
 
@@ -774,5 +783,82 @@ fn log_changes(batch: &Batch) {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::domain::countdown::Second;
+    use crate::keys::Keys;
+
+    /// A kernel that takes everything.
+    #[derive(Default)]
+    pub(super) struct Lines(pub(super) Vec<u8>);
+
+    impl Sockets for Lines {
+        fn send(&mut self, _: u32, bytes: &[u8]) -> io::Result<usize> {
+            self.0.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn send_vectored(&mut self, index: u32, frames: &[io::IoSlice<'_>]) -> io::Result<usize> {
+            frames.iter().map(|frame| self.send(index, frame)).sum()
+        }
+
+        fn finish(&mut self, _: u32) {}
+
+        fn close(&mut self, _: u32) {}
+    }
+
+    /// A hub without a past, for so many connections.
+    pub(super) fn hub(now: Now, connections_max: usize) -> Hub {
+        let outage = timers::Outage::RunOn;
+        let settings = Settings {
+            timers: timers::Settings { timers_max: 1, second: Second::REAL, outage, keep_finished: None },
+            delivery: Default::default(),
+            guard: Guard::new(Keys::default(), false, Vec::new(), Vec::new()),
+            limits: api::Limits { clients_per_timer: 1, sockets_per_address: None },
+            rates: Rates::OFF,
+            connections_max,
+            keep_history: None,
+            keep_results: None,
+            keep_events: None,
+            keep_events_max: None,
+            seed: [1; 32],
+        };
+        Hub::new(now, settings, Image::default()).unwrap().0
+    }
+
+    #[test]
+    fn when_all_that_is_unfinished_is_too_much_whoever_holds_most_is_let_go() {
+        let now = Now { mono: Mono::from_ns(1_000_000_000), wall: WallMs::from_ms(1) };
+        let mut hub = hub(now, 1_000);
+        let come = |hub: &mut Hub| hub.accept(now, IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
+        let head = format!("POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: {EVENT_BODY_BYTES_MAX}\r\n\r\n");
+        let mut send = |bytes: usize| {
+            hub.begin(now);
+            let index = come(&mut hub);
+            hub.receive(now, index, head.as_bytes());
+            hub.receive(now, index, &vec![b' '; bytes]);
+            hub.reap(&mut Lines::default());
+            (index, hub.connections(), hub.unfinished_bytes)
+        };
+        let large = EVENT_BODY_BYTES_MAX - 10;
+        let (.., one) = send(large);
+        while send(large).2 + one < UNFINISHED_BYTES_MAX {}
+        let mut small = Vec::new();
+        let mut before = 0;
+        loop {
+            let (index, connections, _) = send(large / 8);
+            small.push(index);
+            if connections <= before {
+                break;
+            }
+            before = connections;
+        }
+        assert!(small.len() > 1 && small.iter().all(|index| hub.wants_input(*index)), "{small:?}");
     }
 }

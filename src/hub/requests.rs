@@ -41,7 +41,7 @@ impl Hub {
         }
         let held = http.decoder.buffered();
         let before = std::mem::replace(&mut http.booked_bytes, held);
-        self.book(index, before, held);
+        self.book(before, held);
         self.watch(index);
     }
 
@@ -289,7 +289,7 @@ impl Hub {
             Opened::Refused(..) => Listens::Nothing,
         };
         conn.protocol = Protocol::Socket(Socket::new(now.mono, listens));
-        self.book(index, booked, 0);
+        self.book(booked, 0);
         self.metrics.websockets.inc();
         self.mark(index);
         match opened {

@@ -84,7 +84,7 @@ impl Hub {
             self.metrics.connections_shed.inc();
             self.close_socket(now, index, fault.code, fault.reason);
         }
-        self.book(index, before, held);
+        self.book(before, held);
         self.watch(index);
     }
 
