@@ -117,6 +117,8 @@ pub enum Invocation {
     Events(client::events::Options),
     /// Publish events from a file.
     Publish(client::publish::Options),
+    /// Load assessments, watch who sits them, fetch results.
+    Exam(client::exam::Action),
     /// Make a key and print it with its line for the keys file.
     NewKey {
         /// The key's name, already checked.
@@ -299,6 +301,11 @@ enum Action {
     Events(client::events::Options),
     /// Publish events from a file of newline-delimited JSON, or from stdin
     Publish(client::publish::Options),
+    /// Load assessments, watch who sits them, fetch results
+    Exam {
+        #[command(subcommand)]
+        action: client::exam::Action,
+    },
     /// Check options, variables and keys, say what they come to, and end without serving
     CheckConfig(Flags),
     /// Make keys
@@ -645,6 +652,7 @@ fn parse_within(args: Vec<OsString>, around: &Surroundings) -> Result<Invocation
             options.terminal = around.terminal;
             Ok(Invocation::Publish(options))
         }
+        Some(Action::Exam { action }) => Ok(Invocation::Exam(action.on(around.terminal))),
         Some(Action::Key { action: KeyAction::New { name, role } }) => Ok(Invocation::NewKey { name, role }),
     }
 }
@@ -773,7 +781,10 @@ fn exit_of(error: &clap::Error, definition: &Command, args: &[OsString]) -> Exit
             format!("{}: unknown command, see timerd --help", context(ContextKind::InvalidSubcommand))
         }
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            "key: needs a command, as in timerd key new NAME ROLE".to_owned()
+            match args.get(1).and_then(|command| command.to_str()) {
+                Some("exam") => "exam: needs a command: load, watch or results, see timerd exam --help".to_owned(),
+                _ => "key: needs a command, as in timerd key new NAME ROLE".to_owned(),
+            }
         }
         ErrorKind::MissingRequiredArgument => format!("{argument} is missing, see timerd --help"),
         ErrorKind::ArgumentConflict if context(ContextKind::PriorArg) == argument => {
@@ -1069,6 +1080,12 @@ mod tests {
         assert!(matches!(invocation("events --type a,b --after 0 --json"), Ok(Invocation::Events(_))));
         assert!(matches!(invocation("publish - --quiet"), Ok(Invocation::Publish(_))));
         assert!(mistake("watch timer_1 --url https://a").contains("http://"));
+        for line in ["exam load a.json b.json", "exam watch a --once", "exam results a --csv --output b"] {
+            assert!(matches!(invocation(line), Ok(Invocation::Exam(_))), "{line}");
+        }
+        assert!(mistake("exam").contains("load, watch or results"));
+        assert_eq!(mistake("exam load"), "<FILE>... is missing, see timerd --help");
+        assert!(!mistake("exam watch a --key a\u{1}b").contains("a\\u"));
     }
 
     #[test]

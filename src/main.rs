@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Watch(options)) => client::watch::run(&options),
         Ok(Invocation::Events(options)) => client::events::run(&options),
         Ok(Invocation::Publish(options)) => client::publish::run(&options),
+        Ok(Invocation::Exam(action)) => client::exam::run(&action),
         Ok(Invocation::NewKey { name, role }) => new_key(&name, role),
     }
 }

@@ -1,12 +1,12 @@
-//! `timerd events` and `timerd publish` as they are called: the built binary against a running daemon, over real
+//! `timerd events`, `timerd publish` and `timerd exam` as they are called: the built binary against a running daemon, over real
 //! sockets, files and pipes, with kill -9 on either side.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod daemon;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
-use std::path::Path;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -380,12 +380,310 @@ fn help_says_what_cannot_be_guessed() {
     for (command, words) in [
         ("events", &["--type", "--session", "--user", "--after", "--json", "TIMERD_KEY", "130"][..]),
         ("publish", &["--window", "--again", "--quiet", "FILE.published", "twice", "at most", "stdin"]),
+        ("exam load", &["FILE:LINE: FIELD", "nothing is sent", "replaced", "stdin", "TIMERD_KEY"]),
+        ("exam watch", &["--once", "--json", "TIMERD_KEY", "130"]),
+        ("exam results", &["--csv", "--output", "cut off", "TIMERD_KEY", "130"]),
     ] {
-        let output = Command::new(TIMERD).args([command, "--help"]).env_clear().output().unwrap();
+        let output = Command::new(TIMERD).args(command.split(' ')).arg("--help").env_clear().output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success());
         for word in words {
             assert!(text.contains(word), "{command} --help without {word}");
         }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// timerd exam.
+
+/// An assessment with two sections of two items each, its own id in the titles, as somebody would write it.
+fn assessment(id: &str) -> String {
+    let item = |n: u32| format!("{{ \"item_id\": \"item-{n}\",\n    \"content\": {{ \"prompt\": \"é {n}?\" }} }}");
+    let section = |id: &str, items: [u32; 2]| {
+        format!("{{ \"section_id\": \"{id}\",\n  \"items\": [{}] }}", items.map(item).join(",\n   "))
+    };
+    format!(
+        "{{\n\"assessment_id\": \"{id}\",\n\"title\": \"Title of {id}\",\n\"time_limit_seconds\": 3600,\n\
+         \"navigation_mode\": \"NON_LINEAR\",\n\"sections\": [{},\n {}]\n}}\n",
+        section("a", [1, 2]),
+        section("b", [3, 4])
+    )
+}
+
+/// The file `name` in `folder`.
+fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn exam_load(daemon: &Daemon, files: &[&Path], args: &[&str]) -> Client {
+    let files: Vec<&str> = files.iter().map(|file| file.to_str().unwrap()).collect();
+    Client::start(daemon.address, &[&["exam", "load"], &files[..], args].concat())
+}
+
+/// A daemon with the assessment `id`.
+fn with_exam(id: &str) -> Daemon {
+    let daemon = Daemon::ephemeral(&[]);
+    put_exam(&daemon, id);
+    daemon
+}
+
+#[track_caller]
+fn put_exam(daemon: &Daemon, id: &str) {
+    let headers = [("Content-Type", "application/json")];
+    let response = daemon.request("PUT", &format!("/delivery/assessments/{id}"), &headers, Some(&assessment(id)));
+    assert_eq!(response.status, 201, "{}", response.text());
+}
+
+/// Starts a session; its path.
+#[track_caller]
+fn sit(daemon: &Daemon, exam: &str, candidate: &str) -> String {
+    let body = json!({ "candidate_id": candidate, "test_taker_id": "t" });
+    let response = daemon.post(&format!("/delivery/start/{exam}"), body);
+    assert_eq!(response.status, 200, "{}", response.text());
+    format!("/delivery/session/{}", response.json()["session_id"].as_str().unwrap())
+}
+
+#[track_caller]
+fn answer(daemon: &Daemon, session: &str, item: &str, response: Value) {
+    let response = daemon.post(&format!("{session}/answer"), json!({ "item_id": item, "response": response }));
+    assert_eq!(response.status, 200, "{}", response.text());
+}
+
+#[test]
+fn assessments_are_loaded_and_replaced() {
+    let daemon = Daemon::ephemeral(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (file(&folder, "a.json", &assessment("exam a/b?")), file(&folder, "b.json", &assessment("b")));
+    let mut loading = exam_load(&daemon, &[&a, &b], &[]);
+    assert_eq!((loading.end(), loading.err()), (Some(0), vec![]));
+    let line = |path: &Path, id: &str, kind: &str| {
+        format!("{}: {id} loaded ({kind}): 2 sections, 4 items, 60 min", path.display())
+    };
+    assert_eq!(loading.out(), [line(&a, "exam a/b?", "new"), line(&b, "b", "new")]);
+    let kept = daemon.get("/delivery/assessments/exam%20a%2Fb%3F").json();
+    assert_eq!(
+        (&kept["title"], &kept["sections"][1]["items"][1]["content"]["prompt"]),
+        (&json!("Title of exam a/b?"), &json!("é 4?"))
+    );
+    let mut again = Client::start(daemon.address, &["exam", "load", "-"]);
+    again.input().write_all(assessment("b").replace("3600", "90").as_bytes()).unwrap();
+    drop(again.child.stdin.take());
+    assert_eq!(again.end(), Some(0), "{:?}", again.err());
+    assert_eq!(again.out(), ["stdin: b loaded (replaced): 2 sections, 4 items, 1:30"]);
+    assert_eq!(daemon.get("/delivery/assessments/b").json()["time_limit_seconds"], 90);
+}
+
+#[test]
+fn nothing_is_loaded_while_any_file_has_a_fault() {
+    let daemon = Daemon::ephemeral(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let good = file(&folder, "good.json", &assessment("good"));
+    let twice = file(&folder, "twice.json", &assessment("good"));
+    let wrong = assessment("wrong").replace("3600", "0").replace("item-4", "item-1").replace("\"b\"", "7");
+    let wrong = file(&folder, "wrong.json", &wrong);
+    let broken = file(&folder, "broken.json", &assessment("broken").replace("3600,", "3600"));
+    let mut loading = exam_load(&daemon, &[&good, &wrong, &broken, &twice, Path::new("/nowhere/x.json")], &[]);
+    assert_eq!(loading.end(), Some(1));
+    assert_eq!(loading.out(), Vec::<String>::new());
+    let said = loading.err();
+    for line in [
+        format!("{}:4: time_limit_seconds: must be a whole number, 1..86400, or null for none", wrong.display()),
+        format!("{}:11: sections[1].section_id: must be a text", wrong.display()),
+        format!("{}:14: sections[1].items[1].item_id: 'item-1' is there already, in line 7", wrong.display()),
+        format!("{}:5: not JSON: expected `,` or `}}` (column 1)", broken.display()),
+        format!("{}:2: assessment_id: 'good' is also in {}", twice.display(), good.display()),
+        "timerd exam load: /nowhere/x.json: No such file or directory (os error 2)".to_owned(),
+        "timerd exam load: nothing was loaded".to_owned(),
+    ] {
+        assert!(said.contains(&line), "no {line} in {said:#?}");
+    }
+    assert_eq!(said.len(), 7, "{said:#?}");
+    assert_eq!(daemon.get("/delivery/assessments/good").status, 404);
+}
+
+#[test]
+fn what_the_server_finds_is_said_by_line_and_the_rest_is_loaded() {
+    let daemon = Daemon::ephemeral(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    // Nested beyond what the server takes, of which only it knows.
+    let deep = assessment("deep").replace("\"é 3?\"", &format!("{}{}", "[".repeat(600), "]".repeat(600)));
+    let (deep, good) = (file(&folder, "deep.json", &deep), file(&folder, "good.json", &assessment("good")));
+    let mut loading = exam_load(&daemon, &[&deep, &good], &[]);
+    assert_eq!(loading.end(), Some(1));
+    assert_eq!(loading.out().len(), 1, "{:?}", loading.out());
+    let said = loading.err();
+    assert!(said[0].starts_with(&format!("{}:13: ", deep.display())), "{said:#?}");
+    assert_eq!(said[1..], ["timerd exam load: 1 of 2 were loaded"]);
+    assert_eq!(daemon.get("/delivery/assessments/good").status, 200);
+}
+
+#[test]
+fn the_office_needs_the_offices_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = file(&folder, "a.json", &assessment("a"));
+    let daemon = Daemon::start(&["--ephemeral", "--require-auth"], &[("API_KEY", "s3cret")]);
+    for args in [&["exam", "load", a.to_str().unwrap()][..], &["exam", "watch", "a"], &["exam", "results", "a"]] {
+        let mut client = Client::start(daemon.address, &[args, &["--key", "wrong"]].concat());
+        assert_eq!(client.end(), Some(1), "{args:?}");
+        assert!(client.err()[0].contains("asks for a valid key"), "{:?}", client.err());
+    }
+    let mut loading = exam_load(&daemon, &[&a], &["--key", "s3cret"]);
+    assert_eq!(loading.end(), Some(0), "{:?}", loading.err());
+    for args in [&["exam", "watch", "nobody", "--once"][..], &["exam", "watch", "nobody"]] {
+        let mut client = Client::start(daemon.address, &[args, &["--key", "s3cret"]].concat());
+        assert_eq!(client.end(), Some(1), "{args:?}");
+        assert!(client.err()[0].ends_with("there is no assessment 'nobody'"), "{:?}", client.err());
+    }
+    let mut nothing = Client::start(daemon.address, &["exam", "watch", "a", "--once", "--key", "s3cret"]);
+    assert_eq!(nothing.end(), Some(0), "{:?}", nothing.err());
+    assert!(nothing.out().len() == 1 && nothing.out()[0].ends_with("nobody has begun"), "{:?}", nothing.out());
+}
+
+#[test]
+fn who_sits_an_exam_is_watched_through_its_deletion() {
+    let daemon = with_exam("math");
+    let ann = sit(&daemon, "math", "ann");
+    let watch = Client::start(daemon.address, &["exam", "watch", "math"]);
+    eventually(|| watch.out().len() == 1);
+    let said = watch.out();
+    let (time, rest) = said[0].split_once(' ').unwrap();
+    assert!(time.len() == 9 && time.ends_with('Z'), "{time}");
+    assert!(rest.starts_with("ann: in progress, 0/4 answered, ") && rest.contains(" left, "), "{rest}");
+    answer(&daemon, &ann, "item-1", json!({ "choice": 2 }));
+    eventually(|| watch.out().len() == 2);
+    assert!(watch.out()[1].contains("ann: in progress, 1/4 answered, "), "{:?}", watch.out());
+    let bob = sit(&daemon, "math", "bob \u{202e}");
+    assert_eq!(daemon.post(&format!("{bob}/pause"), json!({})).status, 200);
+    eventually(|| watch.out().last().unwrap().contains("bob ?: paused, 0/4 answered, "));
+    let socket = daemon.open(&ann.replace("session", "ws"), &[]);
+    eventually(|| watch.out().last().unwrap().contains("ann: in progress, 1/4 answered, "));
+    assert!(watch.out().last().unwrap().ends_with(" left, 1 socket"), "{:?}", watch.out());
+    drop(socket);
+
+    let mut once = Client::start(daemon.address, &["exam", "watch", "math", "--once"]);
+    assert_eq!((once.end(), once.err()), (Some(0), vec![]));
+    let table = once.out();
+    assert_eq!(table.len(), 4, "{table:#?}");
+    assert!(table[0].starts_with("Title of math ") && table[0].ends_with(" 1 in progress, 1 paused"), "{table:#?}");
+    assert!(
+        table[1].starts_with("candidate ") && table[2].starts_with("ann ") && table[3].starts_with("bob ? "),
+        "{table:#?}"
+    );
+    let mut json = Client::start(daemon.address, &["exam", "watch", "math", "--once", "--json"]);
+    assert_eq!(json.end(), Some(0));
+    let rows: Vec<Value> = serde_json::from_str(&json.out()[0]).unwrap();
+    assert_eq!((json.out().len(), rows.len(), &rows[0]["candidate_id"]), (1, 2, &json!("ann")));
+
+    let mut interrupted = Client::start(daemon.address, &["exam", "watch", "math", "--json"]);
+    eventually(|| interrupted.out().len() >= 2);
+    interrupted.signal("INT");
+    assert_eq!((interrupted.end(), interrupted.err()), (Some(130), vec![]));
+    assert_eq!(watch.err(), Vec::<String>::new());
+}
+
+#[test]
+fn the_watch_comes_back_to_another_daemon_and_ends_with_the_assessment() {
+    let daemon = with_exam("math");
+    let address = daemon.address;
+    let mut watch = Client::start(address, &["exam", "watch", "math"]);
+    sit(&daemon, "math", "ann");
+    eventually(|| watch.out().len() == 1);
+    daemon.kill();
+    eventually(|| !watch.err().is_empty());
+    let daemon = Daemon::ephemeral(&["--listen", &address.to_string()]);
+    put_exam(&daemon, "math");
+    sit(&daemon, "math", "bob");
+    // It waits at random up to 5 s, and comes perhaps before there is anything.
+    let begun = Instant::now();
+    while watch.out().len() < 2 && begun.elapsed() < 2 * PATIENCE {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(watch.out()[1].contains(" bob: in progress, "), "{:?} {:?}", watch.out(), watch.err());
+    let said = watch.err();
+    assert!(said[0].ends_with("; reconnecting") && said.last().unwrap().ends_with("connected again"), "{said:?}");
+    let mut unread = Command::new(TIMERD);
+    unread.args(["exam", "watch", "math", "--url", &format!("http://{address}")]).env_clear();
+    let mut unread = unread.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    drop(unread.stdout.take());
+    eventually(|| unread.try_wait().unwrap().is_some());
+    assert_eq!(unread.wait().unwrap().code(), Some(0));
+    daemon.kill();
+    let daemon = Daemon::ephemeral(&["--listen", &address.to_string()]);
+    assert_eq!(watch.end(), Some(0), "{:?}", watch.err());
+    assert_eq!(watch.err().last().unwrap(), "timerd exam watch: the assessment was deleted");
+    drop(daemon);
+}
+
+#[test]
+fn results_go_to_stdout_and_into_files() {
+    let daemon = with_exam("math");
+    let ann = sit(&daemon, "math", "ann");
+    answer(&daemon, &ann, "item-1", json!({ "text": "=1+1\n\u{1b}[2J \"é\"" }));
+    sit(&daemon, "math", "bob");
+    assert_eq!(daemon.post(&format!("{ann}/submit"), json!({})).status, 200);
+    let mut lines = Client::start(daemon.address, &["exam", "results", "math"]);
+    assert_eq!((lines.end(), lines.err()), (Some(0), vec![]));
+    let rows = lines.objects();
+    assert_eq!((rows.len(), &rows[0]["candidate_id"], &rows[0]["state"]), (2, &json!("ann"), &json!("completed")));
+    assert_eq!(rows[0]["responses"]["item-1"]["text"], "=1+1\n\u{1b}[2J \"é\"");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(&folder, "results.csv", "what was there before");
+    let name = path.to_str().unwrap();
+    let mut table = Client::start(daemon.address, &["exam", "results", "math", "--csv", "--output", name]);
+    assert_eq!((table.end(), table.err()), (Some(0), vec![format!("timerd exam results: {name}: 2 sessions")]));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let columns = "session_id,candidate_id,state,started_at,completed_at,late_ms,item-1,item-2,item-3,item-4\r\n";
+    assert!(text.starts_with(columns) && text.lines().count() == 3, "{text}");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "something was left beside it");
+
+    let mut nothing = Client::start(daemon.address, &["exam", "results", "nobody", "--output", name]);
+    assert_eq!(nothing.end(), Some(1), "{:?}", nothing.err());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    let mut nowhere = Client::start(daemon.address, &["exam", "results", "math", "--output", "/nowhere/x"]);
+    assert_eq!(nowhere.end(), Some(1));
+    assert!(nowhere.err()[0].starts_with("timerd exam results: /nowhere/x: "), "{:?}", nowhere.err());
+    let mut device = Client::start(daemon.address, &["exam", "results", "math", "--output", "/dev/null"]);
+    assert_eq!(device.end(), Some(0));
+}
+
+#[test]
+fn results_that_are_cut_off_are_not_taken_for_whole() {
+    // Not a daemon: one that ends in the middle of its answer just when it should.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, told) = std::sync::mpsc::channel::<bool>();
+    std::thread::spawn(move || {
+        for cut in told {
+            let mut stream = listener.accept().unwrap().0;
+            let mut request = [0; 4096];
+            assert!(stream.read(&mut request).unwrap() > 0);
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            stream.write_all(format!("{head}9\r\n{{\"n\":1}}\n\n\r\n").as_bytes()).unwrap();
+            if !cut {
+                // Until it goes away.
+                let _ = stream.read(&mut request);
+            }
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(&folder, "results", "what was there before");
+    tell.send(true).unwrap();
+    let mut cut = Client::start(address, &["exam", "results", "math"]);
+    assert_eq!(cut.end(), Some(1));
+    assert_eq!(cut.out()[0], "{\"n\":1}");
+    assert!(cut.err()[0].starts_with("timerd exam results: not complete, cut off after "), "{:?}", cut.err());
+    for (is_cut, code) in [(true, 1), (false, 130)] {
+        tell.send(is_cut).unwrap();
+        let mut cut = Client::start(address, &["exam", "results", "math", "--output", path.to_str().unwrap()]);
+        if !is_cut {
+            eventually(|| std::fs::read_dir(&folder).unwrap().count() == 2);
+            cut.signal("INT");
+        }
+        assert_eq!(cut.end(), Some(code), "{:?}", cut.err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "what was there before");
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "something was left beside it");
     }
 }

@@ -20,8 +20,8 @@ use serde_json::value::RawValue;
 use tungstenite::Message;
 
 use crate::client::{
-    self, EXIT_INTERRUPTED, End, Followed, Heard, LOOK_EVERY, Outcome, Server, Style, Terminal, columns_of, cut,
-    is_hidden, is_unread, terminal_size, visible,
+    self, EXIT_INTERRUPTED, End, Followed, Heard, LOOK_EVERY, Outcome, Server, Style, Terminal, columns_of, compact,
+    cut, is_hidden, is_unread, terminal_size, visible,
 };
 
 /// How this client is called.
@@ -293,21 +293,6 @@ fn word(text: Option<&str>) -> String {
         }
         Some(text) => visible(text),
     }
-}
-
-/// JSON without the space between its tokens.
-fn compact(json: &str) -> String {
-    let (mut quoted, mut escaped) = (false, false);
-    let is_kept = |c: &char| {
-        if quoted {
-            quoted = escaped || *c != '"';
-            escaped = !escaped && *c == '\\';
-            return true;
-        }
-        quoted = *c == '"';
-        !c.is_ascii_whitespace()
-    };
-    json.chars().filter(is_kept).collect()
 }
 
 /// JSON on one line and, for a terminal, harmless: in JSON these characters stand between tokens as white space, or

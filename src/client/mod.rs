@@ -1,4 +1,4 @@
-//! timerd's own clients: `timerd watch`, `timerd events`, `timerd publish`.
+//! timerd's own clients: `timerd watch`, `timerd events`, `timerd publish`, `timerd exam`.
 //!
 //! Clients of the daemon, not parts of it: they have a clock, threads and blocking sockets of their own, and share
 //! nothing with the daemon but its contract. This file owns what all of them need: where the [`Server`] is, a
@@ -12,6 +12,8 @@
 //! terminal is left as it was found.
 
 pub mod events;
+pub mod exam;
+mod http;
 pub mod publish;
 pub mod watch;
 
@@ -49,6 +51,8 @@ const MESSAGE_BYTES_MAX: usize = 1 << 20;
 const HEARD_MAX: usize = 256;
 /// Time between two looks at the screen, the signals and the clock.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Columns of what is drawn on a wide terminal.
+const COLUMNS_MAX: usize = 80;
 /// What tungstenite calls an end without a close frame.
 const CUT_OFF: ProtocolError = ProtocolError::ResetWithoutClosingHandshake;
 /// The exit code after Ctrl-C, as shells have it: 128 + SIGINT.
@@ -60,7 +64,7 @@ const EXIT_INTERRUPTED: u8 = 130;
 /// The server, and who asks.
 #[derive(clap::Args, Clone)]
 pub struct Server {
-    /// The server: http://HOST:PORT, a path before /ws allowed
+    /// The server: http://HOST:PORT, with the path that it lies below, if there is one
     #[arg(long, default_value = "http://127.0.0.1:8003", value_parser = Endpoint::from_str)]
     pub url: Endpoint,
     /// The key to present, where the server asks for one
@@ -129,18 +133,22 @@ impl Endpoint {
         }
     }
 
-    /// The socket `name` below `/ws`, every byte escaped that RFC 3986 section 2.3 does not call unreserved.
+    /// The socket `name` below `/ws`.
     fn socket_of(&self, name: &str) -> String {
-        let escaped = name.bytes().fold(String::new(), |mut path, byte| {
-            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-                path.push(char::from(byte));
-            } else {
-                path.push_str(&format!("%{byte:02X}"));
-            }
-            path
-        });
-        format!("ws://{}{}/ws/{escaped}", self.authority(), self.prefix)
+        format!("ws://{}{}/ws/{}", self.authority(), self.prefix, escaped(name))
     }
+}
+
+/// `name` as one segment of a path: every byte escaped that RFC 3986 section 2.3 does not call unreserved.
+fn escaped(name: &str) -> String {
+    name.bytes().fold(String::new(), |mut path, byte| {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("%{byte:02X}"));
+        }
+        path
+    })
 }
 
 fn key(text: &str) -> Result<String, &'static str> {
@@ -175,12 +183,18 @@ fn conclude(command: &str, ended: io::Result<End>) -> ExitCode {
 
 /// A flag that Ctrl-C, SIGTERM and SIGHUP raise from now on, instead of ending the process.
 fn interrupted_by_signals() -> Result<Arc<AtomicBool>, String> {
-    let interrupted = Arc::new(AtomicBool::new(false));
+    let interrupted = Arc::default();
+    raise_on_signals(&interrupted)?;
+    Ok(interrupted)
+}
+
+/// The same with a flag that is there already.
+fn raise_on_signals(interrupted: &Arc<AtomicBool>) -> Result<(), String> {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))
+        signal_hook::flag::register(signal, Arc::clone(interrupted))
             .map_err(|error| format!("cannot catch signals: {error}"))?;
     }
-    Ok(interrupted)
+    Ok(())
 }
 
 /// Starts a thread, which ends with the process.
@@ -347,39 +361,44 @@ fn connect(
     if let Some(key) = &server.key {
         request = request.with_header("X-API-Key", key.as_str());
     }
+    let stream = dial(server).map_err(again)?;
+    let bounds = WebSocketConfig::default()
+        .read_buffer_size(16 << 10)
+        .write_buffer_size(16 << 10)
+        .max_message_size(Some(MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(MESSAGE_BYTES_MAX));
+    let (socket, _) = client_with_config(request, stream, Some(bounds)).map_err(|error| match error {
+        HandshakeError::Interrupted(_) => Outcome::Again("no answer".to_owned()),
+        HandshakeError::Failure(tungstenite::Error::Http(response)) => {
+            // By another server than timerd, or by a proxy before it.
+            match response.status().as_u16() {
+                401 | 403 => meaning(Some(4001)),
+                404 => meaning(Some(4004)),
+                status => Outcome::Again(format!("refused with status {status}")),
+            }
+        }
+        HandshakeError::Failure(tungstenite::Error::Io(error)) => again(error),
+        HandshakeError::Failure(error) => Outcome::Again(error.to_string()),
+    })?;
+    socket.get_ref().set_read_timeout(Some(READ_TIME_MAX)).map_err(again)?;
+    Ok(socket)
+}
+
+/// Connects to the first address of the server that answers; reads and writes are bounded in time.
+fn dial(server: &Server) -> io::Result<TcpStream> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "no address");
-    let addresses = (server.url.host.as_str(), server.url.port).to_socket_addrs().map_err(again)?;
-    for address in addresses {
+    for address in (server.url.host.as_str(), server.url.port).to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT_TIME_MAX) {
             Ok(stream) => {
-                stream.set_nodelay(true).map_err(again)?;
-                stream.set_write_timeout(Some(CONNECT_TIME_MAX)).map_err(again)?;
-                stream.set_read_timeout(Some(CONNECT_TIME_MAX)).map_err(again)?;
-                let bounds = WebSocketConfig::default()
-                    .read_buffer_size(16 << 10)
-                    .write_buffer_size(16 << 10)
-                    .max_message_size(Some(MESSAGE_BYTES_MAX))
-                    .max_frame_size(Some(MESSAGE_BYTES_MAX));
-                let (socket, _) = client_with_config(request, stream, Some(bounds)).map_err(|error| match error {
-                    HandshakeError::Interrupted(_) => Outcome::Again("no answer".to_owned()),
-                    HandshakeError::Failure(tungstenite::Error::Http(response)) => {
-                        // By another server than timerd, or by a proxy before it.
-                        match response.status().as_u16() {
-                            401 | 403 => meaning(Some(4001)),
-                            404 => meaning(Some(4004)),
-                            status => Outcome::Again(format!("refused with status {status}")),
-                        }
-                    }
-                    HandshakeError::Failure(tungstenite::Error::Io(error)) => again(error),
-                    HandshakeError::Failure(error) => Outcome::Again(error.to_string()),
-                })?;
-                socket.get_ref().set_read_timeout(Some(READ_TIME_MAX)).map_err(again)?;
-                return Ok(socket);
+                stream.set_nodelay(true)?;
+                stream.set_write_timeout(Some(CONNECT_TIME_MAX))?;
+                stream.set_read_timeout(Some(CONNECT_TIME_MAX))?;
+                return Ok(stream);
             }
             Err(error) => failure = error,
         }
     }
-    Err(again(failure))
+    Err(failure)
 }
 
 fn is_timeout(error: &io::Error) -> bool {
@@ -466,6 +485,13 @@ fn bar(full: usize, cells: usize) -> String {
     format!("[{}{}]", "#".repeat(full), "-".repeat(cells.saturating_sub(full)))
 }
 
+/// `left` and `right` at the two ends of a row; a long `left` is cut, `right` is not.
+fn sides(left: &str, right: &str, columns: usize) -> String {
+    let left = cut(left, columns.saturating_sub(columns_of(right) + 2));
+    let gap = columns.saturating_sub(columns_of(&left) + columns_of(right));
+    format!("{left}{}{right}", " ".repeat(gap))
+}
+
 /// `text` cut to `columns`, marked where there is room for a mark.
 fn cut(text: &str, columns: usize) -> String {
     if columns_of(text) <= columns {
@@ -512,9 +538,41 @@ fn visible(text: &str) -> String {
     text.chars().map(|c| if is_hidden(c) { '?' } else { c }).collect()
 }
 
+/// JSON without the space between its tokens.
+fn compact(json: &str) -> String {
+    let (mut quoted, mut escaped) = (false, false);
+    let is_kept = |c: &char| {
+        if quoted {
+            quoted = escaped || *c != '"';
+            escaped = !escaped && *c == '\\';
+            return true;
+        }
+        quoted = *c == '"';
+        !c.is_ascii_whitespace()
+    };
+    json.chars().filter(is_kept).collect()
+}
+
 /// Whether `c` moves the cursor, begins a command to the terminal, ends a line or turns the direction of writing.
 fn is_hidden(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// `0:04:55`, rounded up to seconds as the server rounds.
+fn long(ms: u64) -> String {
+    let seconds = ms.div_ceil(1000);
+    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+/// `4:55`, and `1:04:55` from an hour on.
+fn short(ms: u64) -> String {
+    let seconds = ms.div_ceil(1000);
+    if seconds < 3600 { format!("{}:{:02}", seconds / 60, seconds % 60) } else { long(ms) }
+}
+
+/// `10:00:05Z`: the time of day in UTC, as all times of the API.
+fn time_of_day() -> String {
+    jiff::Timestamp::now().strftime("%H:%M:%SZ").to_string()
 }
 
 /// Columns and rows of the terminal behind `out`; 80 x 24 where it does not say.
@@ -522,6 +580,56 @@ fn terminal_size(out: impl AsFd) -> (usize, usize) {
     match rustix::termios::tcgetwinsize(out) {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
         _ => (80, 24),
+    }
+}
+
+/// Rows that are drawn over in place.
+#[derive(Default)]
+struct Block {
+    color: bool,
+    /// The rows as they stand there; empty before the first.
+    rows: Vec<(Style, String)>,
+    columns: usize,
+    hidden_cursor: bool,
+}
+
+impl Block {
+    /// Draws `wanted` over what stands there, in one write, and only when something differs.
+    fn draw(&mut self, wanted: Vec<(Style, String)>, columns: usize, out: &mut impl Write) -> io::Result<()> {
+        if wanted == self.rows && columns == self.columns {
+            return Ok(());
+        }
+        let mut text = String::new();
+        if !std::mem::replace(&mut self.hidden_cursor, true) {
+            text.push_str("\x1b[?25l");
+        }
+        // A terminal made narrower has broken the old rows into several.
+        let height: usize = self.rows.iter().map(|(_, row)| columns_of(row).div_ceil(columns.max(1)).max(1)).sum();
+        if height > 0 {
+            text.push_str(&format!("\x1b[{height}A"));
+        }
+        text.push('\r');
+        if columns != self.columns || wanted.len() != self.rows.len() {
+            text.push_str("\x1b[J");
+        }
+        for (style, row) in &wanted {
+            text.push_str(&if self.color { style.paint(row) } else { row.clone() });
+            // Erasing what is left of the old row, not the whole of it, is what keeps it from flickering.
+            text.push_str("\x1b[K\r\n");
+        }
+        self.rows = wanted;
+        self.columns = columns;
+        out.write_all(text.as_bytes())?;
+        out.flush()
+    }
+
+    /// Leaves the terminal as it was found, the last rows standing.
+    fn restore(&mut self, out: &mut impl Write) -> io::Result<()> {
+        if std::mem::take(&mut self.hidden_cursor) {
+            out.write_all(b"\x1b[0m\x1b[?25h")?;
+            out.flush()?;
+        }
+        Ok(())
     }
 }
 

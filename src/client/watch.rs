@@ -17,14 +17,12 @@ use serde::Deserialize;
 use tungstenite::{Bytes, Message};
 
 use crate::client::{
-    self, EXIT_INTERRUPTED, End, Followed, Heard, LOOK_EVERY, Outcome, Server, Style, Terminal, columns_of, cut,
-    terminal_size, visible,
+    self, Block, COLUMNS_MAX, EXIT_INTERRUPTED, End, Followed, Heard, LOOK_EVERY, Outcome, Server, Style, Terminal,
+    cut, long, short, sides, terminal_size, time_of_day, visible,
 };
 
 /// How this client is called.
 const COMMAND: &str = "watch";
-/// Columns of the block on a wide terminal.
-const COLUMNS_MAX: usize = 80;
 
 /// What to watch, and how.
 #[derive(clap::Args, Clone, Debug)]
@@ -377,18 +375,6 @@ impl View {
     }
 }
 
-/// `0:04:55`, rounded up to seconds as the server rounds.
-fn long(ms: u64) -> String {
-    let seconds = ms.div_ceil(1000);
-    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
-}
-
-/// `4:55`, and `1:04:55` from an hour on.
-fn short(ms: u64) -> String {
-    let seconds = ms.div_ceil(1000);
-    if seconds < 3600 { format!("{}:{:02}", seconds / 60, seconds % 60) } else { long(ms) }
-}
-
 /// A bar of what remains, as wide as `columns`; nothing where it would tell nothing.
 fn bar(remaining_ms: u64, duration_ms: u64, columns: usize) -> String {
     // Two brackets and ` 100 %`.
@@ -398,13 +384,6 @@ fn bar(remaining_ms: u64, duration_ms: u64, columns: usize) -> String {
     let share = |of: u64| remaining_ms.min(duration_ms).saturating_mul(of).div_ceil(duration_ms);
     let full = usize::try_from(share(cells as u64)).unwrap_or(cells).min(cells);
     format!("{} {:>3} %", client::bar(full, cells), share(100))
-}
-
-/// `left` and `right` at the two ends of a row; a long `left` is cut, `right` is not.
-fn sides(left: &str, right: &str, columns: usize) -> String {
-    let left = cut(left, columns.saturating_sub(columns_of(right) + 2));
-    let gap = columns.saturating_sub(columns_of(&left) + columns_of(right));
-    format!("{left}{}{right}", " ".repeat(gap))
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -418,16 +397,6 @@ enum Face {
     Lines(Lines),
     /// The messages themselves.
     Json,
-}
-
-/// What is on the screen.
-#[derive(Default)]
-struct Block {
-    color: bool,
-    /// The rows as they stand there; empty before the first.
-    rows: Vec<(Style, String)>,
-    columns: usize,
-    hidden_cursor: bool,
 }
 
 #[derive(Default)]
@@ -529,13 +498,10 @@ impl<W: Write> Watcher<W> {
 
     /// Leaves the terminal as it was found, the last block standing.
     fn restore(&mut self) -> io::Result<()> {
-        if let Face::Block(block) = &mut self.face
-            && std::mem::take(&mut block.hidden_cursor)
-        {
-            self.out.write_all(b"\x1b[0m\x1b[?25h")?;
-            self.out.flush()?;
+        match &mut self.face {
+            Face::Block(block) => block.restore(&mut self.out),
+            Face::Lines(_) | Face::Json => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -557,46 +523,10 @@ impl Lines {
     }
 }
 
-impl Block {
-    /// Draws `wanted` over what stands there, in one write, and only when something differs.
-    fn draw(&mut self, wanted: Vec<(Style, String)>, columns: usize, out: &mut impl Write) -> io::Result<()> {
-        if wanted == self.rows && columns == self.columns {
-            return Ok(());
-        }
-        let mut text = String::new();
-        if !std::mem::replace(&mut self.hidden_cursor, true) {
-            text.push_str("\x1b[?25l");
-        }
-        // A terminal made narrower has broken the old rows into several.
-        let height: usize = self.rows.iter().map(|(_, row)| columns_of(row).div_ceil(columns.max(1)).max(1)).sum();
-        if height > 0 {
-            text.push_str(&format!("\x1b[{height}A"));
-        }
-        text.push('\r');
-        if columns != self.columns || wanted.len() != self.rows.len() {
-            text.push_str("\x1b[J");
-        }
-        for (style, row) in &wanted {
-            text.push_str(&if self.color { style.paint(row) } else { row.clone() });
-            // Erasing what is left of the old row, not the whole of it, is what keeps it from flickering.
-            text.push_str("\x1b[K\r\n");
-        }
-        self.rows = wanted;
-        self.columns = columns;
-        out.write_all(text.as_bytes())?;
-        out.flush()
-    }
-}
-
-/// `10:00:05Z`: the time of day in UTC, as all times of the API.
-fn time_of_day() -> String {
-    jiff::Timestamp::now().strftime("%H:%M:%SZ").to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{READ_TIME_MAX, RECONNECT_WAIT_MAX, listen, random_wait};
+    use crate::client::{READ_TIME_MAX, RECONNECT_WAIT_MAX, columns_of, listen, random_wait};
     use std::net::{TcpListener, TcpStream};
     use std::sync::mpsc::sync_channel;
     use tungstenite::WebSocket;
