@@ -26,7 +26,8 @@ fn blocks(chapter: &str, language: &str) -> Vec<String> {
 
 fn here(text: &str, daemon: &Daemon) -> String {
     let text = text.replace("127.0.0.1:8003", &daemon.address.to_string());
-    ["watch", "events", "publish"].iter().fold(text, |text, client| {
+    let clients = ["watch", "events", "publish", "exam load", "exam watch", "exam results"];
+    clients.iter().fold(text, |text, client| {
         let ours = format!("{} {client} --url http://{}", env!("CARGO_BIN_EXE_timerd"), daemon.address);
         text.replace(&format!("target/release/timerd {client}"), &ours)
     })
@@ -70,6 +71,51 @@ fn the_quick_start_works_as_it_is_typed() {
         "\"action\":\"expired\"",
     ] {
         assert!(said.contains(word), "no {word} in {said}\n{wrong}");
+    }
+}
+
+#[test]
+fn the_exam_is_sat_as_it_is_typed() {
+    if !there("curl", &["--version"]) {
+        return;
+    }
+    let daemon = Daemon::ephemeral(&[]);
+    let typed: Vec<String> = blocks("An exam", "sh").iter().map(|block| here(block, &daemon)).collect();
+    let [load, start, watch, page, office, hand_in] = &typed[..] else { panic!("the exam has changed its shape") };
+    // The watch is typed into a terminal of its own, and has a second to see what happens.
+    let script = format!(
+        "set -e\n{load}\n{start}\n{} > watched & WATCH=$!\nsleep 1.5\n{page}\n{office}\nsleep 1.5\n{hand_in}\n\
+         sleep 1.5\nkill $WATCH\n",
+        watch.trim_end()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new("sh").args(["-c", &script]).current_dir(&folder).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let wrong = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && !said.contains("\"detail\""), "{said}\n{wrong}");
+    for word in [
+        "physics-10.json: physics-10 loaded (new): 3 sections, 8 items, 45 min",
+        "\"EXTRA_TIME\":1.25",
+        "\"item_id\":\"unit-of-force\"",
+        "\"saved\":true",
+        "\"current_item_index\":6",
+        "\"current_item_index\":5",
+        "\"status\":\"paused\"",
+        "\"status\":\"resumed\"",
+        "\"status\":\"extended by 120s\"",
+        "\"flagged_items\":[\"free-fall\"]",
+        "\"time_limit_seconds\":3120",
+        "\"state\":\"completed\"",
+        "\"responses_count\":3",
+        ",\"{\"\"number\"\":40}\",",
+    ] {
+        assert!(said.contains(word), "no {word} in {said}\n{wrong}");
+    }
+    let watched = std::fs::read_to_string(folder.path().join("watched")).unwrap();
+    for word in
+        ["ada: in progress, 0/7 answered, ", "ada: in progress, 2/7 answered, ", "ada: completed, 3/7 answered"]
+    {
+        assert!(watched.contains(word), "no {word} in {watched}");
     }
 }
 
