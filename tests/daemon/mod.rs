@@ -138,6 +138,10 @@ impl Daemon {
         self.request("POST", path, &[("Content-Type", "application/json")], Some(&body.to_string()))
     }
 
+    pub fn put(&self, path: &str, body: Value) -> Response {
+        self.request("PUT", path, &[("Content-Type", "application/json")], Some(&body.to_string()))
+    }
+
     pub fn delete(&self, path: &str) -> Response {
         self.request("DELETE", path, &[], None)
     }
@@ -240,11 +244,16 @@ impl Daemon {
 
     /// Opens a WebSocket for which the kernel keeps little: one that does not read is soon noticed.
     pub fn open_narrow(&self, path: &str) -> Socket {
+        let request = format!("ws://{}{path}", self.address).into_client_request().unwrap();
+        Daemon::shake_hands(request, self.narrow_stream()).unwrap()
+    }
+
+    /// A connection for which the kernel keeps little.
+    pub fn narrow_stream(&self) -> TcpStream {
         let stream = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
         connect(&stream, &self.address).unwrap();
-        let request = format!("ws://{}{path}", self.address).into_client_request().unwrap();
-        Daemon::shake_hands(request, stream.into()).unwrap()
+        stream.into()
     }
 
     fn shake_hands(request: tungstenite::handshake::client::Request, stream: TcpStream) -> Result<Socket, Error> {
@@ -269,15 +278,21 @@ impl Drop for Daemon {
 /// A keep-alive connection that sees bytes as they are.
 pub struct Http {
     pub stream: TcpStream,
+    /// How long it waits before each read: a reader that is slow.
+    pub pace: Duration,
     buffer: Vec<u8>,
 }
 
 impl Http {
     pub fn connect(address: SocketAddr) -> Http {
-        let stream = TcpStream::connect(address).unwrap();
+        Http::over(TcpStream::connect(address).unwrap())
+    }
+
+    /// The same on a connection that was made otherwise.
+    pub fn over(stream: TcpStream) -> Http {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Http { stream, buffer: Vec::new() }
+        Http { stream, pace: Duration::ZERO, buffer: Vec::new() }
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -317,6 +332,10 @@ impl Http {
             .map(|line| line.split_once(": ").unwrap())
             .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
             .collect();
+        let is_chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+        if is_chunked && method != "HEAD" {
+            return Some(Response { status, headers, body: self.chunks() });
+        }
         let length = headers.iter().find(|(name, _)| name == "content-length").map_or(0, |(_, v)| v.parse().unwrap());
         let length = if method == "HEAD" { 0 } else { length };
         while self.buffer.len() < length {
@@ -326,6 +345,29 @@ impl Http {
         Some(Response { status, headers, body })
     }
 
+    /// A body in chunks (RFC 9112, section 7.1), without extensions and trailers.
+    fn chunks(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        loop {
+            let line = loop {
+                if let Some(at) = self.buffer.windows(2).position(|two| two == b"\r\n") {
+                    break self.buffer.drain(..at + 2).collect::<Vec<u8>>();
+                }
+                assert!(self.read_more(), "the body was cut short");
+            };
+            let size = std::str::from_utf8(&line).unwrap().trim_end();
+            let size = usize::from_str_radix(size, 16).unwrap_or_else(|_| panic!("no size of a chunk: {size:?}"));
+            while self.buffer.len() < size + 2 {
+                assert!(self.read_more(), "the body was cut short");
+            }
+            body.extend(self.buffer.drain(..size));
+            assert_eq!(self.buffer.drain(..2).collect::<Vec<u8>>(), b"\r\n");
+            if size == 0 {
+                return body;
+            }
+        }
+    }
+
     /// The daemon has closed the connection, and nothing more has come.
     pub fn is_closed(&mut self) -> bool {
         self.buffer.is_empty() && !self.read_more()
@@ -333,6 +375,9 @@ impl Http {
 
     fn read_more(&mut self) -> bool {
         let mut chunk = [0; 65536];
+        if !self.pace.is_zero() {
+            std::thread::sleep(self.pace);
+        }
         match self.stream.read(&mut chunk) {
             Ok(0) => false,
             Ok(n) => {
