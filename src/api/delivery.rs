@@ -476,15 +476,16 @@ pub fn hear(message: &str, serial: u32, now: Now, engine: &mut Engine, refusal: 
     delivery.seen(now, serial);
     let mut faults = Vec::new();
     let asked = match &*name {
-        "ping" | "get_current" => {
-            let Some(session) = delivery.shown_by_serial(now, serial, fx) else {
-                return said(error("Session not found", echo), Hold::Nothing);
-            };
-            let text = match &*name {
-                "ping" => timer(session.left_s(now, second), now, echo),
-                _ => current_item(session, echo),
-            };
+        "ping" => {
+            let left_s = delivery.shown_by_serial(now, serial, fx).map(|session| session.left_s(now, second));
+            let text = left_s.map_or_else(|| error("Session not found", echo), |left_s| timer(left_s, now, echo));
             return said(text, Hold::Nothing);
+        }
+        // Behind a move that is on its way it tells of the item after it, when that is durable.
+        "get_current" => {
+            let (session, hold) = delivery.look(now, serial, fx);
+            let text = session.map_or_else(|| error("Session not found", echo), |it| current_item(&it, echo));
+            return Said { echo: echo.map(Box::from), ..said(text, hold) };
         }
         "answer_save" => Asked::Deed(fields.answer_deed(&mut faults)),
         "flag" => {

@@ -20,6 +20,7 @@ use crate::domain::countdown::{Countdown, Deadline, Second};
 use crate::domain::deadlines::{Due, Sleeper};
 use crate::domain::effects::{self, Effects, Record, Scribe, Topic};
 use crate::domain::events::Event;
+use crate::domain::hearing::Hearing;
 use crate::domain::history::{Actor, TIMERD};
 use crate::domain::session::Account;
 pub use crate::domain::session::{
@@ -81,8 +82,7 @@ pub struct Delivery {
     graces: BTreeSet<u32>,
     /// Those that time moves no more, by when they ended.
     over: BTreeSet<(WallMs, u32)>,
-    /// Since when no hand-in can be taken.
-    deaf_since: Option<Mono>,
+    hearing: Hearing,
     serial: u32,
     timerd: Actor,
 }
@@ -100,6 +100,8 @@ struct Slot {
     /// Somebody listens: he is told the time.
     is_heard: bool,
     beat: Option<Beat>,
+    /// What its grace was prolonged by, since this daemon began.
+    given: Duration,
     /// When the candidate was last heard of.
     seen_at: Option<WallMs>,
     /// As it is counted.
@@ -133,6 +135,7 @@ impl Slot {
             generation: 0,
             is_heard: false,
             beat: None,
+            given: Duration::ZERO,
             seen_at: None,
             life: Life::Still,
             misnamed: false,
@@ -203,7 +206,7 @@ impl Delivery {
             awake: 0,
             graces: BTreeSet::new(),
             over: BTreeSet::new(),
-            deaf_since: None,
+            hearing: Hearing::default(),
             serial: 0,
             timerd: Arc::from(TIMERD),
         }
@@ -355,7 +358,7 @@ impl Delivery {
         let account = Account { events: events.into(), ..Account::default() };
         self.admit(&session, Staged::unseen());
         self.seen(now, serial);
-        Verdict { outcome: Ok(self.stage(serial, session, account, actor, fx)), hold: Hold::Gathering }
+        Verdict { outcome: Ok(self.stage(serial, now, session, account, actor, fx)), hold: Hold::Gathering }
     }
 
     /// Carries out `deed` on the session with this serial number, if it is there and allows it.
@@ -365,7 +368,9 @@ impl Delivery {
             return Verdict { outcome: Err(Refusal::NotFound), hold };
         };
         match session.apply(now, deed, self.settings.second, &mut account) {
-            Ok(()) => Verdict { outcome: Ok(self.stage(serial, session, account, actor, fx)), hold: Hold::Gathering },
+            Ok(()) => {
+                Verdict { outcome: Ok(self.stage(serial, now, session, account, actor, fx)), hold: Hold::Gathering }
+            }
             Err(refusal) => Verdict { outcome: Err(refusal), hold },
         }
     }
@@ -398,9 +403,7 @@ impl Delivery {
         let Some(latest) = slot.staged.latest() else { return (None, hold) };
         let mut session = Session::clone(latest);
         let mut account = Account::default();
-        while let Some(passed) = session.pass(now, self.deaf_since.is_none(), self.settings.second) {
-            account.passed(&session, passed);
-        }
+        self.pass(&mut session, now, slot.given, &mut account);
         (Some(Latest { serial, session, account }), hold)
     }
 
@@ -491,26 +494,9 @@ impl Delivery {
         }
     }
 
-    /// No hand-in can be taken since then: graces stand still.
-    pub fn fall_deaf(&mut self, since: Mono) {
-        self.deaf_since.get_or_insert(since);
-    }
-
-    /// Hand-ins can be taken again: what of the graces was lost is given back.
-    pub fn hear_again(&mut self, now: Now, fx: &mut Effects) {
-        let Some(since) = self.deaf_since.take() else { return };
-        for serial in self.graces.clone() {
-            if let Some(slot) = self.slots.get_mut(&serial)
-                && !slot.staged.is_pending()
-                && let Some(shown) = slot.staged.shown_mut()
-                && let Some(expired) = shown.expired
-            {
-                let session = Arc::make_mut(shown);
-                session.grace.extend(now.mono.since(since.max(expired.mono)));
-                fx.follow(Record::Session(shown.clone()));
-            }
-            self.settle(now, serial, fx);
-        }
+    /// No hand-in can be taken: graces stand still.
+    pub fn fall_deaf(&mut self, now: Now) {
+        self.hearing.hung(now.mono);
     }
 
     /// Ended sessions leave the memory when they have been kept long enough, some at a time.
@@ -530,29 +516,27 @@ impl Delivery {
 
     /// Brings what is shown of a session to `now`: what has come due happens, in order, and the next alarm is set.
     fn settle(&mut self, now: Now, serial: u32, fx: &mut Effects) {
-        let Settings { second, .. } = self.settings;
-        let grace = self.deaf_since.is_none();
-        let Some(slot) = self.slots.get_mut(&serial) else { return };
+        let Some(slot) = self.slots.get(&serial) else { return };
         let Some(shown) = slot.staged.shown() else { return };
-        let is_due = slot.misnamed || shown.next_end(grace).is_some_and(|at| at.mono <= now.mono);
+        let is_due = shown.next_end(!self.hearing.is_deaf()).is_some_and(|at| at.mono <= now.mono);
+        let is_owed = shown.expired.is_some_and(|at| self.hearing.lost_since(at.mono) > slot.given);
         // An end waits while a change of the same session is on its way: it may undo it.
-        if is_due
-            && !slot.staged.is_pending()
-            && let Some(shown) = slot.staged.shown_mut()
-        {
-            let session = Arc::make_mut(shown);
+        if (is_due || is_owed || slot.misnamed) && !slot.staged.is_pending() {
+            let mut session = Session::clone(shown);
             let mut account = Account::default();
             // Every one of them, whatever comes of the first.
-            let renamed =
-                session.running().map(|clock| slot.misnamed && clock.rename_end(now)).filter(|it| *it).count();
-            let mut is_changed = renamed > 0;
-            slot.misnamed = false;
-            while let Some(passed) = session.pass(now, grace, second) {
-                account.passed(session, passed);
-                is_changed = true;
+            let misnamed = slot.misnamed;
+            let renamed = session.running().map(|clock| misnamed && clock.rename_end(now)).filter(|it| *it).count();
+            let (given, is_passed) = self.pass(&mut session, now, slot.given, &mut account);
+            let is_changed = renamed > 0 || is_passed;
+            let session = Arc::new(session);
+            if let Some(slot) = self.slots.get_mut(&serial) {
+                (slot.misnamed, slot.given) = (false, given);
+                if let Some(shown) = slot.staged.shown_mut().filter(|_| is_changed) {
+                    *shown = session.clone();
+                }
             }
             if is_changed {
-                let session = shown.clone();
                 let Account { events, messages, .. } = account;
                 for (at, what) in events {
                     fx.follow(Record::Event(event(&session, at, what, &self.timerd, &self.timerd, fx.scribe)));
@@ -566,9 +550,32 @@ impl Delivery {
         self.arm(now, serial, fx);
     }
 
+    /// Lets happen in a session what time alone has brought about by `now`; `given` is what its grace was prolonged by
+    /// so far. Returns what it is prolonged by now, and whether anything has changed.
+    fn pass(&self, session: &mut Session, now: Now, given: Duration, account: &mut Account) -> (Duration, bool) {
+        let second = self.settings.second;
+        let mut is_changed = false;
+        while let Some(passed) = session.pass(now, false, second) {
+            account.passed(session, passed);
+            is_changed = true;
+        }
+        // Before its end: what was lost of it is given back.
+        let lost = session.expired.map_or(Duration::ZERO, |at| self.hearing.lost_since(at.mono));
+        let owed = lost.saturating_sub(given);
+        if !owed.is_zero() {
+            session.grace.extend(owed);
+            is_changed = true;
+        }
+        if let Some(passed) = session.pass(now, !self.hearing.is_deaf(), second) {
+            account.passed(session, passed);
+            is_changed = true;
+        }
+        (given + owed, is_changed)
+    }
+
     /// Sets the alarm for the next thing that time alone brings about, and keeps the books.
     fn arm(&mut self, now: Now, serial: u32, fx: &mut Effects) {
-        let grace = self.deaf_since.is_none();
+        let grace = !self.hearing.is_deaf();
         let Some(slot) = self.slots.get_mut(&serial) else { return };
         let end = slot.staged.shown().and_then(|session| session.next_end(grace)).map(|end| end.mono);
         // What waits for the disk is looked at when the disk answers.
@@ -623,6 +630,7 @@ impl Delivery {
     /// The gathering batch goes to the disk.
     pub fn hand_over(&mut self) {
         self.catalogue.hand_over();
+        self.hearing.hand_over();
         self.touched.hand_over();
         for serial in &self.touched.writing {
             if let Some(slot) = self.slots.get_mut(serial) {
@@ -634,20 +642,24 @@ impl Delivery {
     /// The batch in hand is durable: its states are shown. Returns whom to bring to the present, after what the batch
     /// announces has been said.
     #[must_use]
-    pub fn commit(&mut self) -> Vec<u32> {
+    pub fn commit(&mut self, now: Now) -> Vec<u32> {
         self.catalogue.commit();
-        let touched = std::mem::take(&mut self.touched.writing);
+        let mut touched = std::mem::take(&mut self.touched.writing);
         for serial in &touched {
             if let Some(slot) = self.slots.get_mut(serial) {
                 slot.staged.commit();
             }
+        }
+        if self.hearing.written(now.mono) {
+            touched.extend(&self.graces);
         }
         touched
     }
 
     /// Neither batch will ever be durable. Returns whom to bring to the present.
     #[must_use]
-    pub fn undo(&mut self) -> Vec<u32> {
+    pub fn undo(&mut self, now: Now) -> Vec<u32> {
+        self.hearing.failed(now.mono);
         self.catalogue.undo();
         let Flight { mut gathering, writing } = std::mem::take(&mut self.touched);
         gathering.extend(writing);
@@ -765,11 +777,13 @@ impl Delivery {
     fn stage(
         &mut self,
         serial: u32,
+        now: Now,
         next: Session,
         account: Account,
         actor: &Actor,
         fx: &mut Effects,
     ) -> Arc<Session> {
+        self.hearing.asked(now.mono);
         let next = Arc::new(next);
         let Account { answers, events, messages } = account;
         answers.into_iter().for_each(|answer| fx.command(answer));
@@ -1135,6 +1149,53 @@ mod tests {
         hall.commit();
         hall.pass(10 * S - 1);
         assert_eq!(hall.act(submit()).unwrap().late_ms, Some(106_000));
+    }
+
+    #[test]
+    fn a_hanging_disk_costs_nobody_his_grace_whatever_was_on_its_way() {
+        // An answer is in the batch that hangs over the deadline, or gathers behind it.
+        for gathers in [false, true] {
+            let mut hall = Hall::new();
+            hall.put(Navigation::Free, 10, PLAIN);
+            hall.start("c").unwrap();
+            hall.pass(59 * S);
+            let mut hanging = None;
+            if gathers {
+                hanging = Some(hall.hand_over());
+            }
+            assert!(hall.act_pending(answer("i0")).outcome.is_ok());
+            let hanging = hanging.unwrap_or_else(|| hall.hand_over());
+            hall.pass(10 * S);
+            let now = hall.now();
+            hall.engine.lose_patience(now);
+            hall.pass(11 * S);
+            hall.written(hanging);
+            hall.commit();
+            // Nine seconds of it had passed when the disk was given up, and the last is left.
+            hall.pass(S - 1);
+            assert_eq!(hall.shown().state, State::Expired);
+            assert_eq!(hall.act(submit()).unwrap().late_ms, Some(21_000));
+        }
+    }
+
+    #[test]
+    fn a_hand_in_that_was_in_vain_may_be_repeated() {
+        let mut hall = Hall::new();
+        hall.put(Navigation::Free, 10, PLAIN);
+        hall.start("c").unwrap();
+        hall.pass(61 * S);
+        let slow = hall.hand_over();
+        assert!(hall.act_pending(submit()).outcome.is_ok());
+        hall.pass(9 * S);
+        hall.written(slow);
+        let failed = hall.hand_over();
+        hall.pass(S);
+        let now = hall.now();
+        hall.engine.undo(now, failed);
+        hall.pass(30 * S);
+        hall.commit();
+        hall.pass(9 * S - 1);
+        assert_eq!(hall.act(submit()).unwrap().state, State::Completed, "nine seconds were left when it was asked");
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod delivery;
 pub mod disk;
 pub mod effects;
 pub mod events;
+mod hearing;
 pub mod history;
 pub mod replays;
 pub mod session;
@@ -20,7 +21,7 @@ pub mod timers;
 
 use std::time::Duration;
 
-use crate::clock::{Mono, Now};
+use crate::clock::Now;
 use crate::limits::WALL_STEP_MIN;
 use delivery::{Absence, Delivery};
 use disk::Image;
@@ -43,8 +44,8 @@ pub struct Engine {
     /// What is to be stored, said and awaited.
     pub fx: Effects,
     batch: u64,
-    /// Since when a batch is in the disk's hands.
-    in_hand: Option<Mono>,
+    /// A batch is in the disk's hands.
+    in_hand: bool,
     clocks: Option<Now>,
 }
 
@@ -67,7 +68,7 @@ impl Engine {
             replays: Replays::default(),
             fx: Effects::new(scribe),
             batch: 0,
-            in_hand: None,
+            in_hand: false,
             clocks: None,
         }
     }
@@ -114,7 +115,7 @@ impl Engine {
 
     /// A batch is in the disk's hands.
     pub fn is_writing(&self) -> bool {
-        self.in_hand.is_some()
+        self.in_hand
     }
 
     /// Something runs, or is about to: the sign of life must be written.
@@ -123,10 +124,8 @@ impl Engine {
     }
 
     /// The batch in hand has not come back for too long, so that no command can be taken.
-    pub fn lose_hearing(&mut self) {
-        if let Some(since) = self.in_hand {
-            self.delivery.fall_deaf(since);
-        }
+    pub fn lose_patience(&mut self, now: Now) {
+        self.delivery.fall_deaf(now);
     }
 
     /// The number of the batch that gathers.
@@ -136,8 +135,8 @@ impl Engine {
 
     /// What has gathered goes to the disk, even if that is only the sign of life. Never while a batch is in hand.
     pub fn hand_over(&mut self, now: Now) -> Batch {
-        debug_assert!(self.in_hand.is_none());
-        self.in_hand = Some(now.mono);
+        debug_assert!(!self.in_hand);
+        self.in_hand = true;
         self.batch += 1;
         self.timers.hand_over();
         self.delivery.hand_over();
@@ -150,21 +149,19 @@ impl Engine {
     /// held back is said, then what has come due meanwhile happens. In this order: a change is announced before what
     /// follows from it.
     pub fn commit(&mut self, now: Now, last_seq: u64) {
-        self.in_hand = None;
-        let (timers, sessions) = (self.timers.commit(), self.delivery.commit());
+        self.in_hand = false;
+        let (timers, sessions) = (self.timers.commit(), self.delivery.commit(now));
         self.events.commit(last_seq);
         self.replays.commit(&mut self.fx);
         self.fx.commit();
-        self.delivery.hear_again(now, &mut self.fx);
         self.timers.resettle(now, timers, &mut self.fx);
         self.delivery.resettle(now, sessions, &mut self.fx);
     }
 
     /// The batch in hand will never be durable, nor will what was judged on top of it.
     pub fn undo(&mut self, now: Now, failed: Batch) {
-        self.lose_hearing();
-        self.in_hand = None;
-        let (timers, sessions) = (self.timers.undo(), self.delivery.undo());
+        self.in_hand = false;
+        let (timers, sessions) = (self.timers.undo(), self.delivery.undo(now));
         self.events.undo();
         self.replays.undo();
         self.fx.undo(failed);

@@ -231,7 +231,7 @@ impl Hub {
     fn lose_patience_with_disk(&mut self, now: Now) {
         let given_up = self.takes_answers().then(|| self.custody.hang(now)).flatten();
         if let Some(askers) = given_up {
-            self.engine.lose_hearing();
+            self.engine.lose_patience(now);
             let text = "The disk does not answer: outcome unknown. Ask again with the same Idempotency-Key";
             self.turn_away(now, askers, text);
             let text = "Outcome unknown: the disk does not answer";
