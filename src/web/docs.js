@@ -122,12 +122,12 @@ function typeOf(schema) {
 }
 
 /** Bounds and default in words. */
-function boundsOf({ minimum, maximum, minLength, maxLength, maxItems, items, default: preset }) {
+function boundsOf({ minimum, maximum, minLength, maxLength, minItems, maxItems, items, default: preset }) {
   const range = (low, high) => (high === undefined ? `at least ${low}` : `${low ?? 0} to ${high}`);
   const words = [];
   if (minimum !== undefined || maximum !== undefined) words.push(range(minimum, maximum));
   if (maxLength !== undefined) words.push(`${range(minLength, maxLength)} characters`);
-  if (maxItems !== undefined) words.push(`at most ${maxItems}`);
+  if (maxItems !== undefined) words.push(minItems ? range(minItems, maxItems) : `at most ${maxItems}`);
   if (items?.maximum !== undefined) words.push(`each ${range(items.minimum, items.maximum)}`);
   if (preset !== undefined) words.push(`default ${JSON.stringify(preset)}`);
   return words.map((word) => `, ${word}`).join("");
@@ -151,6 +151,9 @@ function fields(schema, marked) {
 
 // ---------------------------------------------------------------------------------------------------------------
 // Code that can be copied.
+
+/** An example as it goes over the line: text as it is, anything else as JSON. */
+const written = (value) => (typeof value === "string" ? value.trimEnd() : pretty(value));
 
 const block = (text) => el("pre", null, el("code", null, text));
 
@@ -176,13 +179,17 @@ async function copy(node) {
   }
 }
 
-/** The examples of a body or an answer, each under its title. */
+/** The examples of a body or an answer, each under its title; many short ones as a table. */
 function examples({ schema, example, examples: several }) {
   if (several) {
-    return Object.values(several).map((one) => [el("p", { class: "title" }, one.summary), block(pretty(one.value))]);
+    const rows = Object.values(several).map((one) => [one.summary, written(one.value)]);
+    if (rows.length > 2 && rows.every(([, text]) => !text.includes("\n"))) {
+      return table(["case", "JSON"], rows.map(([title, text]) => [inline(title), el("code", null, text)]), "examples");
+    }
+    return rows.map(([title, text]) => [el("p", { class: "title" }, title), block(text)]);
   }
   const shown = example ?? follow(schema).examples?.[0];
-  return shown === undefined ? [] : [block(pretty(shown))];
+  return shown === undefined ? [] : [block(written(shown))];
 }
 
 function firstExample({ example, examples: several }) {
@@ -205,6 +212,9 @@ function command(path, method, operation, shared, withKey) {
   }
   const parts = [`curl ${method === "GET" ? "" : `-X ${method} `}'${url}'`];
   if (key) parts.push(`-H "X-API-Key: $KEY"`);
+  // Without a header the first of several forms comes: show how to ask for another.
+  const forms = Object.keys(operation.responses[200]?.content ?? {});
+  if (forms.length > 1) parts.push(`-H 'Accept: ${forms.at(-1).split(";")[0]}'`);
   const body = follow(operation.requestBody)?.content["application/json"];
   if (body) {
     const text = spacedOut(firstExample(body)).replaceAll("'", "'\\''");
@@ -243,10 +253,10 @@ function operationOf(path, method, operation, shared) {
 /** A path that may be broken at its slashes, and nowhere else. */
 const broken = (path) => path.split(/(?=\/)/).flatMap((part) => [el("wbr"), part]);
 
-function bodyOf({ content }) {
+function bodyOf({ content, required }) {
   const body = content["application/json"];
   const [form, other] = body.schema.oneOf ?? [body.schema];
-  return [el("h4", null, "Body"), fields(follow(form), true),
+  return [el("h4", null, required ? "Body" : "Body, which may be left out"), fields(follow(form), true),
     other ? el("p", null, "Or the older form: a bare list of ids.") : null, examples(body)];
 }
 
@@ -263,20 +273,24 @@ function answersOf(responses) {
 }
 
 function answer(code, response) {
-  const [type, content] = Object.entries(response.content ?? {})[0] ?? [];
-  const schema = content?.schema;
+  const forms = Object.entries(response.content ?? {});
+  const [[type, content] = []] = forms;
   const isJson = type === "application/json";
   const headers = Object.entries(response.headers ?? {});
+  // One form is named beside the text, several are named one by one.
+  const kind = (name, { schema }) => el("span", { class: "type" }, name === "application/json" || schema.$ref
+    ? typeOf(schema) : null, name === "application/json" ? null : [schema.$ref ? ", " : null, name]);
   return el("div", { class: "answer" },
     el("p", null, code ? [el("strong", { class: `code c${code[0]}` }, code), " "] : null,
       inline(response.description), " ",
-      type && schema.type !== "object" ? el("span", { class: "type" }, isJson ? typeOf(schema) : type) : null),
+      forms.length === 1 && !(isJson && content.schema.type === "object") ? kind(type, content) : null),
     headers.length ? el("dl", { class: "headers" }, headers.map(([name, one]) => {
       const { schema: kind, description, example = description ? undefined : kind.const } = follow(one);
       return [el("dt", null, el("code", { class: "field" }, name)),
         el("dd", null, inline(description ?? ""), " ", example === undefined ? null : el("code", null, example))];
     })) : null,
-    content ? examples(content) : null);
+    forms.length > 1 ? forms.map(([name, one]) => [el("p", { class: "title" }, kind(name, one)), examples(one)])
+      : content ? examples(content) : null);
 }
 
 function messagesOf({ server, client }) {
