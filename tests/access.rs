@@ -164,6 +164,149 @@ fn every_route_asks_for_its_role() {
     assert_eq!(ask(&daemon, Some(file.key("instructor")), "DELETE", &one, None).status, 204);
 }
 
+const ASSESSMENT: &str = r#"{"sections":[{"section_id":"a","items":[{"item_id":"i","content":{}}]}]}"#;
+
+/// Puts the assessment `exam` and starts a session of it as an instructor; the session's id.
+fn sit(daemon: &Daemon, key: Option<&str>) -> String {
+    let put = ask(daemon, key, "PUT", "/delivery/assessments/exam", Some(ASSESSMENT));
+    assert!(matches!(put.status, 200 | 201), "{}", put.text());
+    let body = r#"{"candidate_id":"ada","test_taker_id":"seat-7"}"#;
+    let started = ask(daemon, key, "POST", "/delivery/start/exam", Some(body));
+    assert_eq!(started.status, 200, "{}", started.text());
+    started.json()["session_id"].as_str().unwrap().to_owned()
+}
+
+/// Every call of the delivery service: method, path, body, whether it is a candidate's, the status for whoever may.
+/// None of them ends the session, which lasts for any number of rounds.
+fn delivery_calls(session: &str) -> Vec<(&'static str, String, Option<&'static str>, bool, u16)> {
+    let all = |rest: &str| format!("/delivery/assessments/exam{rest}");
+    let one = |rest: &str| format!("/delivery/session/{session}{rest}");
+    let person = || "/delivery/candidates/ada".to_owned();
+    let somebody = r#"{"candidate_id":"grace","test_taker_id":"seat-8"}"#;
+    // An untimed session cannot be extended: whoever may is told so.
+    vec![
+        ("PUT", all(""), Some(ASSESSMENT), false, 200),
+        ("PUT", all(""), Some("{"), false, 422),
+        ("GET", all(""), None, false, 200),
+        ("HEAD", all(""), None, false, 200),
+        ("DELETE", all(""), None, false, 409),
+        ("GET", "/delivery/assessments".into(), None, false, 200),
+        ("PUT", person(), Some("{}"), false, 200),
+        ("GET", person(), None, false, 200),
+        ("GET", "/delivery/candidates/nobody".into(), None, false, 404),
+        ("GET", all("/sessions"), None, false, 200),
+        ("GET", all("/results"), None, false, 200),
+        ("POST", all("/pause"), None, false, 200),
+        ("POST", all("/resume"), None, false, 200),
+        ("POST", all("/extend"), Some(r#"{"seconds":1}"#), false, 200),
+        ("POST", one("/pause"), None, false, 200),
+        ("POST", one("/resume"), None, false, 200),
+        ("POST", one("/extend"), Some(r#"{"seconds":1}"#), false, 400),
+        ("POST", "/delivery/session/none/terminate".into(), None, false, 404),
+        ("POST", "/delivery/start/exam".into(), Some(somebody), true, 200),
+        ("POST", "/delivery/start/exam".into(), Some("{"), true, 422),
+        ("GET", one(""), None, true, 200),
+        ("GET", one("/current"), None, true, 200),
+        ("HEAD", one("/current"), None, true, 200),
+        ("POST", one("/answer"), Some(r#"{"item_id":"i","response":{}}"#), true, 200),
+        ("POST", one("/navigate"), Some(r#"{"direction":"next"}"#), true, 400),
+        ("POST", one("/save"), None, true, 200),
+        ("POST", "/delivery/session/none/submit".into(), None, true, 404),
+        ("GET", "/delivery/session/none".into(), None, true, 404),
+        ("PATCH", all(""), None, true, 405),
+    ]
+}
+
+#[test]
+fn every_call_of_delivery_asks_for_its_role() {
+    let file = KeysFile::new();
+    let base = ["--require-auth", "--keys-file", file.path()];
+    for open in [false, true] {
+        let flags: Vec<&str> = base.into_iter().chain(open.then_some("--open-candidates")).collect();
+        let daemon = Daemon::ephemeral(&flags);
+        let instructor = Some(file.key("instructor"));
+        let session = sit(&daemon, instructor);
+        assert_eq!(ask(&daemon, instructor, "PUT", "/delivery/candidates/ada", Some("{}")).status, 201);
+        let calls = delivery_calls(&session);
+        let covered: std::collections::BTreeSet<String> = calls
+            .iter()
+            .map(|(_, path, ..)| path.rsplit('/').next().unwrap().to_owned())
+            .filter(|last| last.bytes().all(|byte| byte.is_ascii_lowercase()))
+            .collect();
+        for last in ["pause", "resume", "extend", "terminate", "answer", "navigate", "save", "submit", "results"] {
+            assert!(covered.contains(last), "{last} is not asked");
+        }
+        let callers = [("", None), ("", Some("tk_wrong"))];
+        let callers = callers.into_iter().chain(ROLES.map(|role| (role, Some(file.key(role)))));
+        for (role, key) in callers {
+            let mut http = daemon.connect();
+            let headers: Vec<(&'static str, &str)> = key.map(|key| ("X-API-Key", key)).into_iter().collect();
+            for (method, path, body, is_candidates, status) in &calls {
+                let response = http.request(method, path, &headers, *body);
+                let what = format!("{method} {path} as {role:?} {key:?}, open: {open}");
+                let expected = match role {
+                    _ if *status == 405 || (*is_candidates && open) => *status,
+                    "" => 401,
+                    "viewer" if !is_candidates => 403,
+                    _ => *status,
+                };
+                assert_eq!(response.status, expected, "{what}: {}", response.text());
+                if expected == 401 {
+                    assert!(response.header("www-authenticate").is_some(), "RFC 9110, section 11.6.1: {what}");
+                }
+            }
+            // The socket, refused by a close code; who may not come in is not told what is there.
+            let socket = |id: &str| daemon.open(&format!("/delivery/ws/{id}"), &headers);
+            if role.is_empty() && !open {
+                assert_eq!(socket(&session).expect_close(), (4001, "Unauthorized".to_owned(), vec![]));
+                assert_eq!(socket("none").expect_close().0, 4001);
+            } else {
+                socket(&session).expect("timer");
+                assert_eq!(socket("none").expect_close(), (4004, "Session not found".to_owned(), vec![]));
+            }
+        }
+        // A key in the query is for sockets alone.
+        let query = format!("?api_key={}", file.key("viewer"));
+        daemon.open(&format!("/delivery/ws/{session}{query}"), &[]).expect("timer");
+        let read = ask(&daemon, None, "GET", &format!("/delivery/session/{session}/current{query}"), None);
+        assert_eq!(read.status, if open { 200 } else { 401 });
+    }
+}
+
+#[test]
+fn only_an_instructors_key_is_told_which_session_a_candidate_has_and_takes_none_of_its_places() {
+    let file = KeysFile::new();
+    let once = ASSESSMENT.replacen('{', r#"{"attempt_limit":1,"#, 1);
+    for (flags, told) in [
+        (&["--require-auth"][..], &["instructor", "admin"][..]),
+        (&["--require-auth", "--open-candidates"], &["instructor", "admin"]),
+        (&[], &["instructor", "admin"]),
+    ] {
+        let daemon = Daemon::ephemeral(&[flags, &["--keys-file", file.path()]].concat());
+        let session = sit(&daemon, Some(file.key("instructor")));
+        let put = ask(&daemon, Some(file.key("instructor")), "PUT", "/delivery/assessments/exam", Some(&once));
+        assert_eq!(put.status, 200);
+        let keyless = (flags.len() != 1).then_some(("", None));
+        for (role, key) in keyless.into_iter().chain(ROLES.map(|role| (role, Some(file.key(role))))) {
+            let body = r#"{"candidate_id":"ada","test_taker_id":"seat-9"}"#;
+            let response = ask(&daemon, key, "POST", "/delivery/start/exam", Some(body));
+            assert_eq!(response.status, 409, "{role:?}");
+            let mut expected = json!({ "detail": "Candidate ada has an active session" });
+            if told.contains(&role) {
+                expected["session_id"] = json!(session);
+            }
+            assert_eq!(response.json(), expected, "{flags:?} {role:?}");
+        }
+        let path = format!("/delivery/ws/{session}");
+        let open = |role: &str| daemon.open(&format!("{path}?api_key={}", file.key(role)), &[]);
+        let mut kept: Vec<daemon::Socket> = (0..3).map(|_| open("instructor")).collect();
+        kept.extend((0..5).map(|_| open("viewer")));
+        kept.iter_mut().for_each(|socket| assert_eq!(socket.expect("timer")["time_remaining"], Value::Null));
+        assert_eq!(open("viewer").expect_close().0, 4029);
+        open("admin").expect("timer");
+    }
+}
+
 #[test]
 fn a_key_comes_in_a_header_or_for_a_socket_in_the_query() {
     let file = KeysFile::new();
@@ -386,6 +529,9 @@ fn a_wrong_value_is_one_line_with_the_option_the_value_and_what_is_allowed() {
         ("--listen", "127.0.0.1", "port"),
         ("--max-timers", "0", "1..10000"),
         ("--max-timers", "many", "1..10000"),
+        ("--max-sessions", "0", "1..200000"),
+        ("--max-sessions", "200001", "1..200000"),
+        ("--keep-results", "365", "unit"),
         ("--max-connections", "0", "1.."),
         ("--clients-per-timer", "100001", "1..100000"),
         ("--keep-finished", "7", "unit"),

@@ -1,6 +1,7 @@
 //! What operators rely on, proven on the real binary: an orderly end with thousands of clients, a disk that fails and
 //! recovers in the middle of an exam, permissions and the lock of the data directory, the log, the service manager's
-//! protocols without a service manager, the units themselves, and `timerd watch`.
+//! protocols without a service manager, what is kept of exams and for how long, the units themselves, and
+//! `timerd watch`.
 //!
 //! What a machine lacks (systemd-analyze, the right to mount a small file system) is skipped, and said to be.
 
@@ -541,6 +542,176 @@ fn the_watchdog_of_another_process_is_not_fed() {
     assert!(daemon.terminate().0.success());
     manager.wait_for("STOPPING=1");
     assert!(!manager.heard.iter().any(|line| line.starts_with("WATCHDOG")), "{:?}", manager.heard);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// What an operator decides about exams.
+
+fn timerd(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+    let output = Command::new(TIMERD).args(arguments).env_clear().envs(variables.iter().copied()).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Keeps an assessment of one item under this id, with these fields beside its sections.
+fn put_assessment(daemon: &Daemon, id: &str, mut fields: Value) {
+    fields["sections"] = json!([{ "section_id": "a", "items": [{ "item_id": "i", "content": {} }] }]);
+    let response = daemon.put(&format!("/delivery/assessments/{id}"), fields);
+    assert!(matches!(response.status, 200 | 201), "{}", response.text());
+}
+
+fn start(daemon: &Daemon, assessment: &str, candidate: &str) -> daemon::Response {
+    let body = json!({ "candidate_id": candidate, "test_taker_id": "seat-7" });
+    daemon.post(&format!("/delivery/start/{assessment}"), body)
+}
+
+/// The path of a session that has just been started.
+fn sit(daemon: &Daemon, assessment: &str, candidate: &str) -> String {
+    let response = start(daemon, assessment, candidate);
+    assert_eq!(response.status, 200, "{}", response.text());
+    format!("/delivery/session/{}", response.json()["session_id"].as_str().unwrap())
+}
+
+/// The results of an assessment, a value a session.
+fn results(daemon: &Daemon, assessment: &str) -> Vec<Value> {
+    let response = daemon.get(&format!("/delivery/assessments/{assessment}/results"));
+    assert_eq!(response.status, 200, "{}", response.text());
+    response.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn the_flags_of_exams_are_explained_and_what_they_come_to_is_said() {
+    let help = timerd(&["--help"], &[]);
+    for word in ["max-sessions", "known-candidates-only", "open-candidates", "keep-results"] {
+        assert!(help.contains(&format!("--{word}")), "{word}");
+        assert!(help.contains(&format!("TIMERD_{}", word.replace('-', "_").to_uppercase())), "{word}");
+    }
+    let value = |said: &str, name: &str| {
+        let line = said.lines().find(|line| line.split_whitespace().next() == Some(name));
+        line.unwrap_or_else(|| panic!("no {name} in {said}")).split_once(' ').unwrap().1.trim().to_owned()
+    };
+    let checked = |said: &str| {
+        let names = ["max-sessions", "known-candidates-only", "open-candidates", "keep-finished", "keep-results"];
+        names.map(|name| value(said, name)).join(" ")
+    };
+    assert_eq!(checked(&timerd(&["check-config"], &[])), "120000 false false 7d forever");
+    let flags = [
+        "check-config",
+        "--max-sessions",
+        "200000",
+        "--known-candidates-only",
+        "--open-candidates",
+        "--keep-results",
+        "52w",
+    ];
+    assert_eq!(checked(&timerd(&flags, &[])), "200000 true true 7d 364d");
+    let variables = [
+        ("TIMERD_MAX_SESSIONS", "1"),
+        ("TIMERD_KNOWN_CANDIDATES_ONLY", "yes"),
+        ("TIMERD_OPEN_CANDIDATES", "no"),
+        ("TIMERD_KEEP_FINISHED", "forever"),
+        ("TIMERD_KEEP_RESULTS", "90m"),
+    ];
+    assert_eq!(checked(&timerd(&["check-config"], &variables)), "1 true false forever 90m");
+}
+
+#[test]
+fn with_known_candidates_only_a_stranger_does_not_start() {
+    for (flags, stranger) in [(&[][..], 200), (&["--known-candidates-only"], 400)] {
+        let daemon = Daemon::ephemeral(flags);
+        put_assessment(&daemon, "exam", json!({}));
+        let response = start(&daemon, "exam", "eve");
+        assert_eq!(response.status, stranger);
+        if stranger == 400 {
+            assert_eq!(response.detail(), "Candidate eve is not known");
+        }
+        for (is_active, status) in [(true, 200), (false, 400)] {
+            let put = daemon.put("/delivery/candidates/ada", json!({ "is_active": is_active }));
+            assert!(matches!(put.status, 200 | 201), "{}", put.text());
+            assert_eq!(start(&daemon, "exam", "ada").status, status, "{flags:?} {is_active}");
+        }
+    }
+}
+
+#[test]
+fn the_limit_of_sessions_is_exact_and_ended_ones_count() {
+    let (_place, data) = directory();
+    let daemon = Daemon::on(&data, &["--max-sessions", "2"]);
+    put_assessment(&daemon, "exam", json!({}));
+    let full = |daemon: &Daemon| {
+        let response = start(daemon, "exam", "eve");
+        assert_eq!((response.status, response.text()), (429, r#"{"detail":"Maximum session limit reached"}"#));
+    };
+    let first = sit(&daemon, "exam", "ada");
+    sit(&daemon, "exam", "grace");
+    full(&daemon);
+    // An ended one keeps its place, and a restart gives none away.
+    assert_eq!(daemon.post(&format!("{first}/terminate"), json!({})).status, 200);
+    full(&daemon);
+    daemon.kill();
+    let daemon = Daemon::on(&data, &["--max-sessions", "2"]);
+    full(&daemon);
+    drop(daemon);
+    // What is held stays where the limit has been lowered below it; a raised one lets in the next.
+    let daemon = Daemon::on(&data, &["--max-sessions", "1"]);
+    assert_eq!(daemon.get(&first).json()["state"], "terminated");
+    full(&daemon);
+    drop(daemon);
+    let daemon = Daemon::on(&data, &["--max-sessions", "3"]);
+    sit(&daemon, "exam", "eve");
+    full(&daemon);
+}
+
+#[test]
+fn an_ended_session_gives_its_place_back_and_its_results_stay_until_they_are_forgotten() {
+    let (_place, data) = directory();
+    let flags = ["--keep-finished", "1s", "--max-sessions", "2"];
+    let keeps = Daemon::on(&data, &flags);
+    let forgets = Daemon::ephemeral(&[&flags[..], &["--keep-results", "2s"]].concat());
+    let mut ended = Vec::new();
+    for daemon in [&keeps, &forgets] {
+        put_assessment(daemon, "exam", json!({ "attempt_limit": 1 }));
+        let paths = ["ada", "grace"].map(|candidate| sit(daemon, "exam", candidate));
+        let answers = json!({ "answers": [{ "item_id": "i", "response": { "choice": 3 } }] });
+        assert_eq!(daemon.post(&format!("{}/submit", paths[0]), answers).status, 200);
+        assert_eq!(daemon.get(&paths[0]).json()["responses"]["i"]["choice"], 3);
+        assert_eq!(start(daemon, "exam", "eve").status, 429, "it keeps its place at first");
+        let [first, second] = results(daemon, "exam").try_into().unwrap();
+        assert_eq!((&first["state"], &second["state"]), (&json!("completed"), &json!("in_progress")));
+        ended.push((paths, first));
+    }
+    // The daemon looks every ten seconds.
+    let until = |check: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !check() {
+            assert!(begun.elapsed() < 3 * PATIENCE, "it never came true");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    for (daemon, (paths, _)) in [&keeps, &forgets].into_iter().zip(&ended) {
+        until(&|| daemon.get(&paths[0]).status == 404);
+        assert_eq!(daemon.get(&paths[1]).json()["state"], "in_progress", "nothing happens to one that goes on");
+        let save = daemon.post(&format!("{}/save", paths[0]), json!({}));
+        let id = paths[0].rsplit('/').next().unwrap();
+        assert_eq!((save.status, save.detail()), (404, format!("Session {id} not found")));
+        assert_eq!(daemon.get("/delivery/assessments/exam/sessions").json().as_array().unwrap().len(), 1);
+        // Its attempt is used for good, and its place is free.
+        let again = start(daemon, "exam", "ada");
+        assert_eq!((again.status, again.detail()), (400, "Attempt limit reached".to_owned()));
+        sit(daemon, "exam", "eve");
+    }
+    until(&|| results(&forgets, "exam").len() == 2);
+    assert!(results(&forgets, "exam").iter().all(|line| line["state"] == "in_progress"), "what goes on is kept");
+    let kept = |daemon: &Daemon| {
+        let lines = results(daemon, "exam");
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[0], ended[0].1, "the same line, answer and all");
+        assert_eq!(start(daemon, "exam", "ada").detail(), "Attempt limit reached");
+        assert_eq!(daemon.get(&ended[0].0[0]).status, 404);
+    };
+    kept(&keeps);
+    keeps.kill();
+    kept(&Daemon::on(&data, &flags));
 }
 
 // ---------------------------------------------------------------------------------------------------------------
