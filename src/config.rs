@@ -267,8 +267,8 @@ impl Config {
 // ---------------------------------------------------------------------------------------------------------------
 // The definition: flags, variables and help in one.
 
-/// timerd keeps the clock of exam rooms, countdowns that the server owns, and the events of the exam. Both are driven
-/// over REST and followed over WebSocket.
+/// timerd keeps the clock of exam rooms, countdowns that the server owns, delivers the exams, and keeps their events.
+/// All are driven over REST and followed over WebSocket.
 ///
 /// Without a command it serves: in the foreground, logging to stderr, until SIGTERM or Ctrl-C. SIGHUP reloads
 /// keys and log level. Every option can be given as a variable, too; the option wins.
@@ -322,8 +322,8 @@ enum KeyAction {
         /// Who holds the key: 1..64 of A-Z a-z 0-9 _ . -, shown in the history as the actor
         #[arg(value_parser = key_name)]
         name: String,
-        /// viewer (reads one timer), instructor (also controls timers, publishes and reads events) or admin (also
-        /// deletes events, reads metrics)
+        /// viewer (reads one timer, sits exams), instructor (also controls timers, runs exams, publishes and reads
+        /// events) or admin (also deletes events, reads metrics)
         #[arg(value_parser = Role::from_str)]
         role: Role,
     },
@@ -355,7 +355,7 @@ struct Flags {
     #[arg(long, env = "TIMERD_DATA_DIR", value_name = "DIR", help_heading = "Store")]
     data_dir: Option<PathBuf>,
 
-    /// Keep nothing: timers and events live in memory and end with the process
+    /// Keep nothing: timers, exams and events live in memory and end with the process
     #[arg(long, env = "TIMERD_EPHEMERAL", help_heading = "Store", value_parser = boolean)]
     ephemeral: bool,
 

@@ -77,6 +77,9 @@ pub const HEAD_BYTES_MAX: usize = 16 << 10;
 pub const HEADERS_MAX: usize = 64;
 /// Bytes of a request body unless the route says otherwise; beyond them 413.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
+/// Faults of a body that its answer names: enough to mend it by, and no way to have a small body answered by a large
+/// list.
+pub const FAULTS_MAX: usize = 100;
 /// Bytes of a chunk's size line with its extension, and of a trailer section: nobody needs either.
 pub const CHUNK_LINE_BYTES_MAX: usize = 1 << 10;
 /// Requests of one connection that wait for an answer; beyond them it is not read.

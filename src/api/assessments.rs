@@ -138,7 +138,7 @@ pub fn plan(id: &str, body: &[u8]) -> Result<Plan, Vec<Fault>> {
     let attempt_limit = form.int_or_null("attempt_limit", 1..=ATTEMPTS_MAX);
     let navigation = form.word("navigation_mode", &Navigation::ALL.map(|mode| (mode.name(), mode)));
     let grace_s = form.int_or_null("grace_seconds", 0..=GRACE_S_MAX).unwrap_or(GRACE_S_DEFAULT);
-    let (mut sections, mut items) = (Vec::new(), Vec::new());
+    let (mut sections, mut items, mut listed_items) = (Vec::new(), Vec::new(), 0);
     let (mut section_ids, mut item_ids) = (HashSet::new(), HashSet::new());
     for (path, value) in form.list("sections", 1, SECTIONS_MAX) {
         let mut part = match Form::object(value, path) {
@@ -155,6 +155,11 @@ pub fn plan(id: &str, body: &[u8]) -> Result<Plan, Vec<Fault>> {
         if to_select > listed.len() {
             part.fault("value_error", "items_to_select", "items_to_select should not exceed the number of items");
         }
+        listed_items += listed.len();
+        if listed_items > ITEMS_MAX {
+            form.absorb(part.done().err().unwrap_or_default());
+            break;
+        }
         for (path, value) in listed {
             match item(value, path, section, &mut item_ids) {
                 Ok(item) => items.push(item),
@@ -167,7 +172,7 @@ pub fn plan(id: &str, body: &[u8]) -> Result<Plan, Vec<Fault>> {
     }
     if items.is_empty() && form.is_sound() {
         form.fault("too_short", "sections", "An assessment should have at least one item");
-    } else if items.len() > ITEMS_MAX {
+    } else if listed_items > ITEMS_MAX {
         form.fault("too_long", "sections", format!("An assessment should have at most {ITEMS_MAX} items"));
     }
     form.done()?;

@@ -450,17 +450,38 @@ impl Asked {
 
 /// What a candidate's message is answered with.
 pub struct Said {
-    /// One text or more, in order.
-    pub texts: Vec<String>,
+    /// The answer.
+    pub words: Words,
+    /// What follows it.
+    pub rest: Option<Words>,
     /// What must be durable before he may be told.
     pub hold: Hold,
     /// What he calls his message, should it come to nothing after all.
     pub echo: Option<Box<str>>,
 }
 
+/// What is to be said. An item may be large, and is written when it can be sent.
+#[derive(Debug)]
+pub enum Words {
+    /// This.
+    Text(String),
+    /// The current item of this session; the message that asked for it is called so.
+    Item(Arc<Session>, Option<Box<str>>),
+}
+
+impl Words {
+    /// Written out.
+    pub fn write(self) -> String {
+        match self {
+            Words::Text(text) => text,
+            Words::Item(session, echo) => current_item(&session, echo.as_deref()),
+        }
+    }
+}
+
 /// Answers a message of a candidate. Why nothing can be changed, while that is so, is `refusal`.
 pub fn hear(message: &str, serial: u32, now: Now, engine: &mut Engine, refusal: Option<&str>) -> Said {
-    let said = |text: String, hold| Said { texts: vec![text], hold, echo: None };
+    let said = |text: String, hold| Said { words: Words::Text(text), rest: None, hold, echo: None };
     let fields = match is_object(message).then(|| serde_json::from_str::<Fields<'_>>(message)) {
         Some(Ok(fields)) => fields,
         _ => return said(error("Invalid JSON", None), Hold::Nothing),
@@ -481,11 +502,16 @@ pub fn hear(message: &str, serial: u32, now: Now, engine: &mut Engine, refusal: 
             let text = left_s.map_or_else(|| error("Session not found", echo), |left_s| timer(left_s, now, echo));
             return said(text, Hold::Nothing);
         }
-        // Behind a move that is on its way it tells of the item after it, when that is durable.
+        // Behind a move that is on its way it tells of the item after it, when that is durable; of what is shown while
+        // nobody knows when that will be.
         "get_current" => {
-            let (session, hold) = delivery.look(now, serial, fx);
-            let text = session.map_or_else(|| error("Session not found", echo), |it| current_item(&it, echo));
-            return Said { echo: echo.map(Box::from), ..said(text, hold) };
+            let (session, hold) = match refusal {
+                None => delivery.look(now, serial, fx),
+                Some(_) => (delivery.shown_by_serial(now, serial, fx).map(|it| Session::clone(it)), Hold::Nothing),
+            };
+            let Some(session) = session else { return said(error("Session not found", echo), hold) };
+            let words = Words::Item(Arc::new(session), echo.map(Box::from));
+            return Said { words, rest: None, hold, echo: echo.map(Box::from) };
         }
         "answer_save" => Asked::Deed(fields.answer_deed(&mut faults)),
         "flag" => {
@@ -529,7 +555,7 @@ pub fn hear(message: &str, serial: u32, now: Now, engine: &mut Engine, refusal: 
     };
     let index = session.place;
     let mut out = String::new();
-    let mut texts = Vec::new();
+    let mut rest = None;
     match &*name {
         "answer_save" => {
             out.push_str(r#"{"type":"answer_saved","item_id":"#);
@@ -544,13 +570,12 @@ pub fn hear(message: &str, serial: u32, now: Now, engine: &mut Engine, refusal: 
         _ => {
             let total = session.total();
             let _ = write!(out, r#"{{"type":"navigated","current_index":{index},"total_items":{total}"#);
-            texts.push(current_item(&session, None));
+            rest = Some(Words::Item(session.clone(), None));
         }
     }
     push_ref(echo, &mut out);
     out.push('}');
-    texts.insert(0, out);
-    Said { texts, hold, echo: echo.map(Box::from) }
+    Said { words: Words::Text(out), rest, hold, echo: echo.map(Box::from) }
 }
 
 /// What every socket of a session hears first.

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::clock::WallMs;
+use crate::limits::FAULTS_MAX;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,6 +154,9 @@ impl<'a> Form<'a> {
 
     /// Adds a fault at the field `name`.
     pub fn fault(&mut self, kind: &'static str, name: &str, msg: impl Into<String>) {
+        if self.faults.len() >= FAULTS_MAX {
+            return;
+        }
         let fault = Fault::new(kind, &["body", name], msg).under(&self.path);
         let fault = match self.raw(name) {
             Some(input) => fault.of(input),
@@ -169,6 +173,7 @@ impl<'a> Form<'a> {
     /// Faults that were found further down.
     pub fn absorb(&mut self, faults: Vec<Fault>) {
         self.faults.extend(faults);
+        self.faults.truncate(FAULTS_MAX);
     }
 
     /// The elements of a required list of at least `least` and at most `most`, each with its path.

@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::api::delivery;
+use crate::api::delivery::{self, Words};
 use crate::clock::Now;
 use crate::domain::Engine;
 use crate::domain::beats::Tick;
@@ -36,14 +36,21 @@ pub(super) struct Desks {
 /// An answer that waits.
 #[derive(Debug)]
 struct Owed {
-    /// For the batch with this number; 0: for those before it alone.
+    /// For the batch with this number; 0: for those before it, and for room to be sent.
     batch: u64,
-    texts: Vec<String>,
-    /// What the message is called by whoever sent it.
+    words: Words,
+    /// What the message is called by whoever sent it. `None` as well for what only follows an answer.
     echo: Option<Box<str>>,
+    /// It follows an answer.
+    is_rest: bool,
 }
 
 impl Desks {
+    /// Whether a connection waits for answers.
+    pub(super) fn awaits(&self, index: u32) -> bool {
+        self.unanswered.contains_key(&index)
+    }
+
     /// Whether a connection has as many unanswered messages as it may.
     pub(super) fn is_full(&self, index: u32) -> bool {
         self.unanswered.get(&index).is_some_and(|owed| owed.len() >= CANDIDATE_UNANSWERED_MAX)
@@ -84,14 +91,21 @@ impl Hub {
             Hold::Writing => self.desks.waiting.writing.push(id),
             Hold::Gathering => self.desks.waiting.gathering.push(id),
         }
-        self.desks.unanswered.entry(index).or_default().push_back(Owed { batch, texts: said.texts, echo: said.echo });
-        self.answer_candidate(now, id, 0);
+        let unanswered = self.desks.unanswered.entry(index).or_default();
+        unanswered.push_back(Owed { batch, words: said.words, echo: said.echo, is_rest: false });
+        unanswered.extend(said.rest.map(|words| Owed { batch, words, echo: None, is_rest: true }));
+        self.answer_candidate(now, id);
     }
 
     /// The batch with this number is durable: whoever waits for it hears so.
     pub(super) fn answer_candidates(&mut self, now: Now, durable: u64) {
         for id in std::mem::take(&mut self.desks.waiting.writing) {
-            self.answer_candidate(now, id, durable);
+            for owed in self.desks.unanswered.get_mut(&id.index).into_iter().flatten() {
+                if owed.batch <= durable {
+                    owed.batch = 0;
+                }
+            }
+            self.answer_candidate(now, id);
         }
     }
 
@@ -99,29 +113,36 @@ impl Hub {
     pub(super) fn disappoint_candidates(&mut self, now: Now, why: &str) {
         let Flight { gathering, writing } = std::mem::take(&mut self.desks.waiting);
         for id in writing.into_iter().chain(gathering) {
-            for owed in self.desks.unanswered.get_mut(&id.index).into_iter().flatten() {
-                if owed.batch > 0 {
-                    let texts = vec![delivery::failed(why, owed.echo.as_deref())];
-                    *owed = Owed { batch: 0, texts, echo: None };
-                }
+            let Some(unanswered) = self.desks.unanswered.get_mut(&id.index) else { continue };
+            unanswered.retain(|owed| owed.batch == 0 || !owed.is_rest);
+            for owed in unanswered.iter_mut().filter(|owed| owed.batch > 0) {
+                owed.words = Words::Text(delivery::failed(why, owed.echo.as_deref()));
+                owed.batch = 0;
             }
-            self.answer_candidate(now, id, 0);
+            self.answer_candidate(now, id);
         }
     }
 
-    /// Sends the answers that may leave: those that wait for batches up to `durable`, and those behind them that have
-    /// waited for their turn alone.
-    fn answer_candidate(&mut self, now: Now, id: ConnId, durable: u64) {
-        let is_same = self.live(id).is_some();
-        let Some(unanswered) = self.desks.unanswered.get_mut(&id.index).filter(|_| is_same) else { return };
+    /// Sends the answers that may leave and for which there is room; the others when what was sent has been taken.
+    pub(super) fn answer_candidate(&mut self, now: Now, id: ConnId) {
+        let Some(room) = self.live(id).map(|conn| OUTBOX_BYTES_MAX.saturating_sub(conn.outbox.bytes())) else {
+            return;
+        };
+        if self.work_left == 0 {
+            return self.hungry.push(id.index);
+        }
+        let Some(unanswered) = self.desks.unanswered.get_mut(&id.index) else { return };
         let mut bytes = Vec::new();
-        while let Some(owed) = unanswered.pop_front_if(|owed| owed.batch <= durable) {
-            owed.texts.iter().for_each(|text| ws::push_text_frame(text, &mut bytes));
+        while bytes.len() < room
+            && let Some(owed) = unanswered.pop_front_if(|owed| owed.batch == 0)
+        {
+            ws::push_text_frame(&owed.words.write(), &mut bytes);
         }
         if unanswered.is_empty() {
             self.desks.unanswered.remove(&id.index);
         }
         if !bytes.is_empty() {
+            self.work_left = self.work_left.saturating_sub(u32::try_from(bytes.len() / 1024).unwrap_or(u32::MAX));
             self.hand(now, id.index, &Frame::lasting(bytes));
         }
     }

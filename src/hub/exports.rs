@@ -57,11 +57,18 @@ impl Hub {
         self.next_page(now, key, hold);
     }
 
-    /// Connections that have taken all that was sent to them get the next page, each one a turn.
-    pub(super) fn go_on(&mut self, now: Now) {
-        for key in std::mem::take(&mut self.hungry) {
-            if self.exports.get(key as usize).is_some_and(|running| running.has_begun) {
-                self.next_page(now, key, Hold::Nothing);
+    /// A connection that has taken all that was sent to it gets more, once a turn: the next page of a long answer, or
+    /// answers for which there was no room.
+    pub(super) fn go_on(&mut self, now: Now, index: u32) {
+        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        let id = ConnId { index, generation: conn.generation };
+        match conn.http() {
+            None => self.answer_candidate(now, id),
+            Some(http) => {
+                let begun = http.export.filter(|key| self.exports.get(*key as usize).is_some_and(|it| it.has_begun));
+                if let Some(key) = begun {
+                    self.next_page(now, key, Hold::Nothing);
+                }
             }
         }
     }

@@ -114,7 +114,7 @@ pub struct Hub {
     custody: Custody,
     desks: Desks,
     exports: Exports,
-    /// Long answers of which everything that was sent has been taken.
+    /// Connections that have taken all that was sent to them, and for which there is more.
     hungry: Vec<u32>,
     /// Connections with something to send, in the order in which they will be served.
     dirty: VecDeque<u32>,
@@ -305,7 +305,9 @@ impl Hub {
 
     /// Goes on with the input that an earlier turn had no time for, before any new is read.
     pub fn unpark(&mut self, now: Now) {
-        self.go_on(now);
+        for index in std::mem::take(&mut self.hungry) {
+            self.go_on(now, index);
+        }
         for _ in 0..self.parked.len() {
             let Some(index) = self.parked.pop_front() else { return };
             if let Some(http) = self.conns.get_mut(index as usize).and_then(|conn| conn.http()) {
@@ -550,8 +552,10 @@ impl Hub {
             } else if let Protocol::Http(http) = &mut conn.protocol {
                 // It is idle since the answer has gone, not since it was given.
                 http.since = if http.stage == Stage::Idle { now.mono } else { http.since };
-                self.hungry.extend(http.export);
+                self.hungry.extend(http.export.map(|_| index));
                 self.pump(now, index);
+            } else if conn.outlet == Outlet::Candidate && self.desks.awaits(index) {
+                self.hungry.push(index);
             }
             if let Some(took) = fed {
                 self.fed(now, index, took);
