@@ -250,7 +250,8 @@ pub const RESPONSES_BYTES_MAX: usize = 1 << 20;
 pub const ANSWER_BYTES_MAX: usize = 96 << 10;
 /// Bytes of a body that hands in; beyond them 413.
 pub const SUBMIT_BYTES_MAX: usize = 2 << 20;
-/// Bytes of responses that wait for the disk to take the batch before; beyond them 503.
+/// Bytes of responses, and of answers to those who sent them, that wait for the disk to take the batch before; beyond
+/// them 503.
 pub const RESPONSE_BYTES_GATHERED_MAX: usize = 64 << 20;
 /// Bytes that may wait in the outbox of a candidate's socket: the largest item there can be, and the next.
 pub const CANDIDATE_OUTBOX_BYTES_MAX: usize = 2 * ASSESSMENT_BYTES_MAX + OUTBOX_BYTES_MAX;
@@ -331,6 +332,7 @@ const _: () = {
     assert!(BATCH_RECORDS_MAX >= 6 * BULK_IDS_MAX, "one bulk call with its history and events fits into a batch");
     assert!(BATCH_RECORDS_MAX >= 3 * EVENTS_GATHERED_MAX, "a flood of events with keys leaves room for commands");
     assert!(BATCH_RECORDS_MAX > SESSIONS_MAX_CEILING as usize, "every session pauses in one commit");
+    assert!(DISK_RETRY_EVERY.as_secs() * 4_096 > GRACE_S_MAX as u64, "no grace has more lapses than are remembered");
     assert!(RESPONSE_BYTES_MAX - 1 <= u16::MAX as usize, "the size of a response fits into a session's mark");
     assert!(ITEMS_MAX <= u16::MAX as usize, "an item's number fits into 16 bits");
     assert!(ANSWER_BYTES_MAX > RESPONSE_BYTES_MAX, "the largest response fits into a message");

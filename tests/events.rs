@@ -1760,9 +1760,12 @@ fn a_publisher_that_takes_no_answers_is_not_read_and_loses_nothing() {
     let mut socket = daemon.open_narrow("/ws/publish");
     let mut sender = socket.sender();
     sockopt::set_socket_send_buffer_size(sender.inner.get_ref(), 64 << 10).unwrap();
-    // Most messages have a long answer: what the kernel holds for both ends is soon used up.
+    // Most messages are long and have a long answer: what the kernel holds for both ends, a few megabytes at most, is
+    // soon used up.
     let total = 30_000;
-    let message = |n: u64| if n.is_multiple_of(10) { nth(n) } else { body(json!({ "event_type": "bogus" })) };
+    let pad = "x".repeat(1_000);
+    let bogus = body(json!({ "event_type": "bogus", "ignored": pad }));
+    let message = |n: u64| if n.is_multiple_of(10) { nth(n) } else { bogus.clone() };
     let sent = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let sent = &sent;

@@ -9,7 +9,7 @@
 //! a session.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::domain::countdown::Second;
@@ -178,6 +178,11 @@ impl Assessment {
         Some(drawn.into())
     }
 
+    /// Whether `other` is the same but for the number of its version.
+    fn says_what(&self, other: &Assessment) -> bool {
+        *self == Assessment { version: self.version, ..other.clone() }
+    }
+
     /// Bytes that it takes, nearly.
     pub fn bytes(&self) -> usize {
         let of_item = |item: &Item| size_of::<Item>() + 2 * item.id.len() + item.content.len() + item.metadata.len();
@@ -286,6 +291,8 @@ pub struct Catalogue {
     assessments: BTreeMap<Arc<str>, Staged<Arc<Assessment>>>,
     candidates: HashMap<Arc<str>, Staged<Candidate>>,
     touched: Flight<Vec<Touched>>,
+    /// Every version that takes memory: to be started, or in the hands of a session.
+    versions: Vec<Weak<Assessment>>,
     version: u32,
 }
 
@@ -337,13 +344,21 @@ impl Catalogue {
     /// # Errors
     /// [`Full`] when it is one too many, or all of them together are too large.
     pub fn put(&mut self, plan: Plan, fx: &mut Effects) -> Result<(Arc<Assessment>, Put), Full> {
-        let before = self.latest(&plan.id).0;
-        let assessment = Arc::new(Assessment::new(plan, self.version + 1));
-        let others = self.assessments.values().filter_map(Staged::latest).filter(|other| other.id != assessment.id);
-        let (count, bytes) = others.fold((0, 0), |(count, bytes), other| (count + 1, bytes + other.bytes()));
-        if count >= ASSESSMENTS_MAX || bytes + assessment.bytes() > ASSESSMENTS_BYTES_MAX {
+        let (before, hold) = self.latest(&plan.id);
+        let assessment = Assessment::new(plan, self.version + 1);
+        // The same again is no new version.
+        if let Some(same) = before.as_ref().filter(|before| assessment.says_what(before)) {
+            return Ok((same.clone(), Put { is_new: false, hold }));
+        }
+        let assessment = Arc::new(assessment);
+        self.versions.retain(|version| version.strong_count() > 0);
+        let bytes: usize = self.versions.iter().filter_map(Weak::upgrade).map(|version| version.bytes()).sum();
+        let count = self.assessments.values().filter(|staged| staged.latest().is_some()).count();
+        let is_one_too_many = before.is_none() && count >= ASSESSMENTS_MAX;
+        if is_one_too_many || bytes + assessment.bytes() > ASSESSMENTS_BYTES_MAX {
             return Err(Full);
         }
+        self.versions.push(Arc::downgrade(&assessment));
         self.version += 1;
         fx.command(Record::Assessment(assessment.clone()));
         self.stage(&assessment.id, Some(assessment.clone()));
@@ -428,9 +443,19 @@ impl Catalogue {
         }
     }
 
-    /// Takes up what an earlier run has kept; `version` is the highest there is.
-    pub(super) fn restore(&mut self, current: Vec<Arc<Assessment>>, candidates: Vec<Candidate>, version: u32) {
+    /// Takes up what an earlier run has kept; `used` are the versions that sessions have, `version` is the highest there
+    /// is.
+    pub(super) fn restore(
+        &mut self,
+        current: Vec<Arc<Assessment>>,
+        used: impl Iterator<Item = Arc<Assessment>>,
+        candidates: Vec<Candidate>,
+        version: u32,
+    ) {
         self.version = version;
+        let all: BTreeMap<u32, Arc<Assessment>> =
+            used.chain(current.iter().cloned()).map(|it| (it.version, it)).collect();
+        self.versions = all.values().map(Arc::downgrade).collect();
         let assessments = current.into_iter().map(|it| (it.id.clone(), Staged::durable(it)));
         self.assessments = assessments.collect();
         self.candidates = candidates.into_iter().map(|it| (it.id.clone(), Staged::durable(it))).collect();

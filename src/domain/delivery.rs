@@ -681,7 +681,8 @@ impl Delivery {
     /// Takes up the sessions of an earlier run, the time between counted as the operator wants it.
     pub fn restore(&mut self, now: Now, absence: Absence, kept: Kept, fx: &mut Effects) {
         let Kept { assessments, version, candidates, sessions, serial, attempts } = kept;
-        self.catalogue.restore(assessments, candidates, version);
+        let used = sessions.iter().map(|session| session.assessment.clone());
+        self.catalogue.restore(assessments, used, candidates, version);
         self.serial = serial;
         self.attempts = attempts.into_iter().map(|(of, by, count)| ((of, by), count)).collect();
         for mut session in sessions {

@@ -138,8 +138,8 @@ pub struct Effects {
     commands: Vec<Record>,
     /// Events among the gathered commands.
     published: u32,
-    /// Bytes of responses among them.
-    response_bytes: usize,
+    /// Bytes of responses among them, and of answers that wait for them.
+    bytes: usize,
 }
 
 impl Effects {
@@ -153,7 +153,7 @@ impl Effects {
             follows: Vec::new(),
             commands: Vec::new(),
             published: 0,
-            response_bytes: 0,
+            bytes: 0,
         }
     }
 
@@ -166,7 +166,7 @@ impl Effects {
     pub fn command(&mut self, record: Record) {
         match &record {
             Record::Event(_) => self.published += 1,
-            Record::Answer { response, .. } => self.response_bytes += response.len(),
+            Record::Answer { response, .. } => self.bytes += response.len(),
             _ => {}
         }
         self.commands.push(record);
@@ -196,13 +196,18 @@ impl Effects {
 
     /// Whether so much has gathered that no more commands are taken before the disk has taken a batch.
     pub fn is_full(&self) -> bool {
-        self.gathered() >= BATCH_RECORDS_MAX || self.response_bytes >= RESPONSE_BYTES_GATHERED_MAX
+        self.gathered() >= BATCH_RECORDS_MAX || self.bytes >= RESPONSE_BYTES_GATHERED_MAX
+    }
+
+    /// An answer of so many bytes waits for the gathering batch.
+    pub fn burden(&mut self, bytes: usize) {
+        self.bytes += bytes;
     }
 
     /// The gathered records, and what they announce, go to the disk as batch `number`.
     pub fn hand_over(&mut self, number: u64, alive: Now) -> Batch {
         self.held.hand_over();
-        (self.published, self.response_bytes) = (0, 0);
+        (self.published, self.bytes) = (0, 0);
         let follows = std::mem::take(&mut self.follows);
         let commands = std::mem::take(&mut self.commands);
         Batch { number, alive, follows, commands }
@@ -218,7 +223,7 @@ impl Effects {
     pub fn undo(&mut self, failed: Batch) {
         self.held = Flight::default();
         self.commands.clear();
-        (self.published, self.response_bytes) = (0, 0);
+        (self.published, self.bytes) = (0, 0);
         let newer = std::mem::replace(&mut self.follows, failed.follows);
         self.follows.extend(newer);
     }

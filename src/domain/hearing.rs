@@ -13,8 +13,9 @@ use std::time::Duration;
 use crate::clock::Mono;
 use crate::domain::staged::Flight;
 
-/// Lapses that are remembered: a grace is settled with at the end of each.
-const LAPSES_MAX: usize = 16;
+/// Lapses that are remembered. Each lasts until the next attempt to write, so that these are more than fit into the
+/// longest grace.
+const LAPSES_MAX: usize = 4_096;
 
 /// When hand-ins could be taken.
 #[derive(Debug, Default)]
@@ -73,7 +74,8 @@ impl Hearing {
 
     /// How much of the time since an instant lies in lapses that are over.
     pub(super) fn lost_since(&self, from: Mono) -> Duration {
-        self.lapses.iter().map(|(since, until)| until.since(from.max(*since))).sum()
+        let later = self.lapses.iter().rev().take_while(|(_, until)| *until > from);
+        later.map(|(since, until)| until.since(from.max(*since))).sum()
     }
 }
 

@@ -71,6 +71,11 @@ impl Custody {
         self.degraded.as_deref()
     }
 
+    /// Whether the disk has been given up.
+    pub fn is_hung(&self) -> bool {
+        self.hung
+    }
+
     /// Since when the disk has had the batch in its hands.
     pub fn in_hand_since(&self) -> Option<Mono> {
         self.in_hand_since

@@ -75,7 +75,13 @@ impl Hub {
             None if self.engine.fx.is_full() => Some("Too many changes at once"),
             degraded => degraded,
         };
-        let said = delivery::hear(text, serial, now, &mut self.engine, refusal);
+        let mut said = delivery::hear(text, serial, now, &mut self.engine, refusal);
+        if said.hold != Hold::Nothing && self.custody.is_hung() {
+            // Nobody would be told any more what has become of it.
+            said.words =
+                Words::Text(delivery::failed("The disk does not answer: ask again later", said.echo.as_deref()));
+            (said.rest, said.hold) = (None, Hold::Nothing);
+        }
         // What time has brought about while it was judged.
         self.publish(now);
         let Some(conn) = self.conns.get(index as usize) else { return };

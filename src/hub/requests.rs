@@ -118,7 +118,14 @@ impl Hub {
                 let Some(number) = self.enqueue_reply(index) else { return };
                 match hold {
                     Hold::Nothing => self.reply(now, id, number, &request.head, &response),
+                    // Nobody would be told any more what has become of it.
+                    _ if self.custody.is_hung() => {
+                        let text = "The disk does not answer: ask again later";
+                        let unknown = self.api.finish(&request.head, unavailable(text));
+                        self.reply(now, id, number, &request.head, &unknown);
+                    }
                     hold => {
+                        self.engine.fx.burden(response.body.as_bytes().len());
                         let waiting = Waiting { conn: id, number, head: request.head };
                         self.custody.hold(hold, waiting, Held::Words(response));
                     }
