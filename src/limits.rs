@@ -240,6 +240,8 @@ pub const CANDIDATES_MAX: usize = 200_000;
 pub const SESSIONS_MAX_DEFAULT: u32 = 120_000;
 /// The most `--max-sessions` may say: all of them pause at one instant, in one commit.
 pub const SESSIONS_MAX_CEILING: u32 = 200_000;
+/// Sessions of one assessment that one candidate may have under way, where attempts are not limited.
+pub const SESSIONS_PER_CANDIDATE: usize = 100;
 /// Sockets of one session: a candidate's devices, and old sockets that are not yet noticed to be dead.
 pub const SOCKETS_PER_SESSION: u32 = 5;
 /// Bytes of a response as compact JSON.

@@ -191,10 +191,10 @@ impl Api {
         if delivery.catalogue.shown(id).is_none() && !delivery.has_sessions_of(id) {
             return refused(assessments::not_found(id));
         }
-        let mut hold = Hold::Nothing;
+        let (active, mut hold) = delivery.active_of(world.now, id, fx);
         let mut is_changed = false;
         let mut out = String::from("[");
-        for (serial, session) in delivery.active_of(world.now, id, fx) {
+        for (serial, session) in active {
             let verdict = delivery.act(world.now, serial, deed.clone(), &caller.actor, fx);
             hold = hold.max(verdict.hold);
             let status = match &verdict.outcome {
@@ -680,6 +680,7 @@ fn words(refusal: &Refusal, id: &str, candidate: Option<&str>) -> (u16, String) 
         Refusal::NoAssessment => return (404, format!("Assessment {id} not found")),
         Refusal::InUse => return (409, format!("Assessment {id} has active sessions")),
         Refusal::Sitting(_) => return (409, format!("Candidate {name} has an active session")),
+        Refusal::TooManyAtOnce => return (429, format!("Candidate {name} has too many sessions")),
         Refusal::Full => return (429, "Maximum session limit reached".to_owned()),
         Refusal::Unknown => format!("Candidate {name} is not known"),
         Refusal::Inactive => format!("Candidate {name} is not active"),

@@ -163,7 +163,10 @@ impl Export {
                 }
                 rows.iter().for_each(|row| push_csv_row(row, items, &mut out));
             }
-            _ => rows.iter().for_each(|row| push_line(row, &self.assessment, second, &mut out)),
+            _ => {
+                rows.iter().for_each(|row| push_line(row, &self.assessment, second, &mut out));
+                out = escape_line_ends(out);
+            }
         }
         Ok(Page { bytes: out.into_bytes(), is_last })
     }
@@ -264,6 +267,16 @@ fn push_line(row: &ResultRow, assessment: &str, second: Second, out: &mut String
     let _ = writeln!(out, r#"}},"flagged_items":{}}}"#, json!(flagged));
 }
 
+/// Some readers of lines take these for ends of lines. In JSON they can only stand within a string, where an escape is
+/// the same.
+fn escape_line_ends(text: String) -> String {
+    const ENDS: [(char, &str); 3] = [('\u{2028}', "\\u2028"), ('\u{2029}', "\\u2029"), ('\u{85}', "\\u0085")];
+    match text.contains(ENDS.map(|(end, _)| end)) {
+        true => ENDS.iter().fold(text, |text, (end, escape)| text.replace(*end, escape)),
+        false => text,
+    }
+}
+
 fn push_csv_row(row: &ResultRow, columns: &[Arc<str>], out: &mut String) {
     let (started_at, completed_at) = (date_time(row.started_at), instant(row.completed_at));
     let late_ms = row.late_ms.map_or(String::new(), |late_ms| late_ms.to_string());
@@ -300,6 +313,12 @@ fn push_csv<'a>(cells: impl Iterator<Item = &'a str>, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_one_line_for_every_reader() {
+        let line = "{\"a\":\"x\u{2028}y\u{85}z\"}\n".to_owned();
+        assert_eq!(escape_line_ends(line), "{\"a\":\"x\\u2028y\\u0085z\"}\n");
+    }
 
     #[test]
     fn no_cell_becomes_a_formula() {

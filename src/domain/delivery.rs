@@ -28,7 +28,7 @@ pub use crate::domain::session::{
 };
 use crate::domain::staged::{Flight, Hold, Staged};
 use crate::domain::timers::Outage;
-use crate::limits::{KEEP_FINISHED_DEFAULT, SESSIONS_MAX_DEFAULT};
+use crate::limits::{KEEP_FINISHED_DEFAULT, SESSIONS_MAX_DEFAULT, SESSIONS_PER_CANDIDATE};
 
 /// The judgement of a deed: the session as it will be, or why not; and how long the answer must be held.
 #[derive(Clone, Debug)]
@@ -71,7 +71,8 @@ pub struct Delivery {
     slots: BTreeMap<u32, Slot>,
     serials: HashMap<SessionId, u32>,
     by_assessment: HashMap<Arc<str>, BTreeSet<u32>>,
-    by_candidate: HashMap<Arc<str>, Vec<u32>>,
+    /// By assessment and candidate.
+    by_candidate: HashMap<(Arc<str>, Arc<str>), BTreeSet<u32>>,
     /// Sessions that are no longer held, by assessment and candidate.
     attempts: HashMap<(Arc<str>, Arc<str>), u32>,
     touched: Flight<Vec<u32>>,
@@ -302,8 +303,8 @@ impl Delivery {
         let Some(assessment) = assessment else { return (Err(Refusal::NoAssessment), hold) };
         let serials: Vec<u32> = self.by_assessment.get(id).into_iter().flatten().copied().collect();
         for serial in serials {
-            let (latest, held) = self.latest(now, serial, fx);
-            if latest.is_some_and(|latest| latest.session.state.is_active()) {
+            let (is_active, held) = self.is_active(now, serial, fx);
+            if is_active == Some(true) {
                 return (Err(Refusal::InUse), held.max(hold));
             }
             hold = hold.max(held);
@@ -334,21 +335,29 @@ impl Delivery {
         if let Some(most) = assessment.attempt_limit {
             let key = (assessment.id.clone(), Arc::from(asked.candidate));
             let mut ended = self.attempts.get(&key).copied().unwrap_or(0);
-            let serials = self.by_candidate.get(asked.candidate).cloned().unwrap_or_default();
+            let serials = self.by_candidate.get(&key).cloned().unwrap_or_default();
             for serial in serials {
-                let (latest, held) = self.latest(now, serial, fx);
-                let Some(latest) = latest.filter(|it| it.session.assessment.id == assessment.id) else { continue };
+                let (is_active, held) = self.is_active(now, serial, fx);
                 hold = hold.max(held);
-                if latest.session.state.is_active() {
-                    return refused(Refusal::Sitting(latest.session.id), hold);
+                match is_active {
+                    Some(true) => {
+                        let Some(slot) = self.slots.get(&serial) else { continue };
+                        return refused(Refusal::Sitting(slot.id.clone()), hold);
+                    }
+                    Some(false) => ended += 1,
+                    None => {}
                 }
-                ended += 1;
             }
             if ended >= most {
                 return refused(Refusal::AttemptsUsed, hold);
             }
         }
-        if self.slots.len() >= self.settings.sessions_max as usize {
+        let key = (assessment.id.clone(), Arc::from(asked.candidate));
+        let has_many = self.by_candidate.get(&key).is_some_and(|serials| serials.len() >= SESSIONS_PER_CANDIDATE);
+        if has_many && self.count_active(&key) >= SESSIONS_PER_CANDIDATE {
+            return refused(Refusal::TooManyAtOnce, hold);
+        }
+        if self.slots.len() >= self.settings.sessions_max as usize && !self.make_room(fx) {
             return refused(Refusal::Full, hold);
         }
         self.serial += 1;
@@ -375,22 +384,39 @@ impl Delivery {
         }
     }
 
-    /// Sessions of an assessment that are not over, in order of start.
-    pub fn active_of(&mut self, now: Now, assessment: &str, fx: &mut Effects) -> Vec<(u32, SessionId)> {
+    /// Sessions of an assessment that are not over, in order of start; and how long an answer about that must be held:
+    /// the end of one that is left out may be on its way.
+    pub fn active_of(&mut self, now: Now, assessment: &str, fx: &mut Effects) -> (Vec<(u32, SessionId)>, Hold) {
         let serials: Vec<u32> = self.by_assessment.get(assessment).into_iter().flatten().copied().collect();
-        let mut active = Vec::new();
+        let (mut active, mut hold) = (Vec::new(), Hold::Nothing);
         for serial in serials {
-            if let Some(latest) = self.latest(now, serial, fx).0.filter(|it| it.session.state.is_active()) {
-                active.push((serial, latest.session.id));
+            let (is_active, held) = self.is_active(now, serial, fx);
+            hold = hold.max(held);
+            if let Some(slot) = self.slots.get(&serial).filter(|_| is_active == Some(true)) {
+                active.push((serial, slot.id.clone()));
             }
         }
-        active
+        (active, hold)
     }
 
     /// The latest state of a session, for an answer that changes nothing; and how long that must be held.
     pub fn look(&mut self, now: Now, serial: u32, fx: &mut Effects) -> (Option<Session>, Hold) {
         let (latest, hold) = self.latest(now, serial, fx);
         (latest.map(|latest| latest.session), hold)
+    }
+
+    /// Whether the latest state of a session, brought to `now`, is not over; and how long an answer about that must be
+    /// held. Without a copy of it: there may be a hundred thousand.
+    fn is_active(&mut self, now: Now, serial: u32, fx: &mut Effects) -> (Option<bool>, Hold) {
+        self.settle(now, serial, fx);
+        let Some(slot) = self.slots.get(&serial) else { return (None, Hold::Nothing) };
+        let hold = slot.staged.hold();
+        let Some(latest) = slot.staged.latest() else { return (None, hold) };
+        let is_moved = hold != Hold::Nothing && latest.next_end(true).is_some_and(|at| at.mono <= now.mono);
+        if !is_moved {
+            return (Some(latest.state.is_active()), hold);
+        }
+        (self.latest(now, serial, fx).0.map(|latest| latest.session.state.is_active()), hold)
     }
 
     /// The latest state of a session, brought to `now`; and how long an answer about that must be held. Only a state
@@ -505,13 +531,30 @@ impl Delivery {
         let Some(keep) = self.settings.keep_finished else { return };
         let due = self.over.iter().take_while(|(ended, _)| now.wall.since(*ended) >= keep).take(GONE_AT_ONCE);
         let due: Vec<u32> = due.map(|(_, serial)| *serial).collect();
-        for serial in due {
-            let Some(slot) = self.slots.get(&serial).filter(|slot| !slot.staged.is_pending()) else { continue };
-            *self.attempts.entry((slot.assessment.clone(), slot.candidate.clone())).or_default() += 1;
-            fx.follow(Record::SessionPast(serial));
-            fx.announce(Topic::Session(serial), effects::Message::Session(Message::Gone));
-            self.dismiss(serial);
-        }
+        due.into_iter().for_each(|serial| self.retire(serial, fx));
+    }
+
+    /// The session that has been over for longest leaves the memory. Returns whether there was one.
+    fn make_room(&mut self, fx: &mut Effects) -> bool {
+        let is_free = |serial: &u32| self.slots.get(serial).is_some_and(|slot| !slot.staged.is_pending());
+        let Some(oldest) = self.over.iter().map(|(_, serial)| *serial).find(is_free) else { return false };
+        self.retire(oldest, fx);
+        true
+    }
+
+    /// An ended session leaves the memory; what came of it stays on the disk.
+    fn retire(&mut self, serial: u32, fx: &mut Effects) {
+        let Some(slot) = self.slots.get(&serial).filter(|slot| !slot.staged.is_pending()) else { return };
+        *self.attempts.entry((slot.assessment.clone(), slot.candidate.clone())).or_default() += 1;
+        fx.follow(Record::SessionPast(serial));
+        fx.announce(Topic::Session(serial), effects::Message::Session(Message::Gone));
+        self.dismiss(serial);
+    }
+
+    /// A candidate's sessions of an assessment that are not over, as they were last settled.
+    fn count_active(&self, key: &(Arc<str>, Arc<str>)) -> usize {
+        let slots = self.by_candidate.get(key).into_iter().flatten().filter_map(|serial| self.slots.get(serial));
+        slots.filter(|slot| slot.staged.latest().is_some_and(|session| session.state.is_active())).count()
     }
 
     /// Brings what is shown of a session to `now`: what has come due happens, in order, and the next alarm is set.
@@ -751,7 +794,8 @@ impl Delivery {
         let slot = Slot::new(session, staged);
         self.serials.insert(slot.id.clone(), serial);
         self.by_assessment.entry(slot.assessment.clone()).or_default().insert(serial);
-        self.by_candidate.entry(slot.candidate.clone()).or_default().push(serial);
+        let key = (slot.assessment.clone(), slot.candidate.clone());
+        self.by_candidate.entry(key).or_default().insert(serial);
         self.slots.insert(serial, slot);
     }
 
@@ -767,10 +811,11 @@ impl Delivery {
                 self.by_assessment.remove(&slot.assessment);
             }
         }
-        if let Some(serials) = self.by_candidate.get_mut(&slot.candidate) {
-            serials.retain(|other| *other != serial);
+        let key = (slot.assessment.clone(), slot.candidate.clone());
+        if let Some(serials) = self.by_candidate.get_mut(&key) {
+            serials.remove(&serial);
             if serials.is_empty() {
-                self.by_candidate.remove(&slot.candidate);
+                self.by_candidate.remove(&key);
             }
         }
     }

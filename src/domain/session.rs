@@ -269,6 +269,8 @@ pub enum Refusal {
     Sitting(SessionId),
     /// Every place is taken.
     Full,
+    /// He has as many sessions under way as anybody may.
+    TooManyAtOnce,
     /// The state does not allow it.
     WrongState {
         /// What was asked.

@@ -126,6 +126,8 @@ impl Hub {
             self.end_export(key);
             return self.reply(now, conn, number, &head, &Response { body, ..response });
         }
+        let body_kib = u32::try_from(page.bytes.len() / 1024).unwrap_or(u32::MAX);
+        self.work_left = self.work_left.saturating_sub(body_kib);
         let mut bytes = Vec::new();
         if first {
             if !chunked {

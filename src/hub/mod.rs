@@ -305,9 +305,15 @@ impl Hub {
 
     /// Goes on with the input that an earlier turn had no time for, before any new is read.
     pub fn unpark(&mut self, now: Now) {
-        for index in std::mem::take(&mut self.hungry) {
+        // Half of a turn is kept for those who ask.
+        let mut hungry = std::mem::take(&mut self.hungry).into_iter();
+        while self.work_left > WORK_PER_TURN / 2
+            && let Some(index) = hungry.next()
+        {
             self.go_on(now, index);
         }
+        // First those who were not reached.
+        self.hungry.splice(0..0, hungry);
         for _ in 0..self.parked.len() {
             let Some(index) = self.parked.pop_front() else { return };
             if let Some(http) = self.conns.get_mut(index as usize).and_then(|conn| conn.http()) {
