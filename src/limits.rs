@@ -63,7 +63,7 @@ pub const LISTENERS_MAX: usize = 16;
 /// Bytes that connections may have left unfinished (heads, bodies, half messages) all together; beyond them the one
 /// that holds most is closed.
 pub const UNFINISHED_BYTES_MAX: usize = 256 << 20;
-/// Bytes of HTTP answers that clients have not taken, all together; the one that asks for more is closed.
+/// Bytes of answers that clients have not taken, all together; beyond them the one that has most to take is closed.
 pub const UNSENT_BYTES_MAX: usize = 512 << 20;
 /// Bytes of one call of recv(2); one buffer serves every connection.
 pub const READ_BYTES: usize = 64 << 10;
@@ -242,6 +242,10 @@ pub const SESSIONS_MAX_DEFAULT: u32 = 120_000;
 pub const SESSIONS_MAX_CEILING: u32 = 200_000;
 /// Sessions of one assessment that one candidate may have under way, where attempts are not limited.
 pub const SESSIONS_PER_CANDIDATE: usize = 100;
+/// Calls a second that a session's candidate may make over REST for long: what each writes is kept.
+pub const CANDIDATE_CALLS_PER_S: u32 = 200;
+/// Calls that he may make at once: far more than anybody needs, and some megabytes.
+pub const CANDIDATE_CALLS_BURST: u32 = 20_000;
 /// Sockets of one session: a candidate's devices, and old sockets that are not yet noticed to be dead.
 pub const SOCKETS_PER_SESSION: u32 = 5;
 /// Bytes of a response as compact JSON.

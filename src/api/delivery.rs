@@ -138,6 +138,9 @@ impl Api {
         let actor = if call.is_candidates() { Actor::from(CANDIDATE) } else { caller.actor.clone() };
         if call.is_candidates() {
             delivery.seen(now, serial);
+            if !matches!(asked, Asked::Save) && !delivery.keeps_pace(now, serial) {
+                return refused(error_text(429, "Too many requests").with("Retry-After", "1".to_owned()));
+            }
         }
         let deed = match asked {
             Asked::Deed(deed) => deed,
@@ -913,9 +916,11 @@ pub fn payload(told: &Told<'_>) -> Arc<str> {
         }
         What::Completed | What::Ended | What::TimedOut => {
             let (answered, total) = (session.answered(), session.total());
-            let state = session.state.name();
+            // It may have been handed in by the time this is written.
+            let state = if *what == What::TimedOut { State::Expired } else { session.state };
+            let state = state.name();
             let _ = write!(out, r#","state":"{state}","answered":{answered},"total_items":{total}"#);
-            if let Some(late_ms) = session.late_ms {
+            if let Some(late_ms) = session.late_ms.filter(|_| *what != What::TimedOut) {
                 let _ = write!(out, r#","late_ms":{late_ms}"#);
             }
         }

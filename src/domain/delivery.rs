@@ -28,7 +28,9 @@ pub use crate::domain::session::{
 };
 use crate::domain::staged::{Flight, Hold, Staged};
 use crate::domain::timers::Outage;
-use crate::limits::{KEEP_FINISHED_DEFAULT, SESSIONS_MAX_DEFAULT, SESSIONS_PER_CANDIDATE};
+use crate::limits::{
+    CANDIDATE_CALLS_BURST, CANDIDATE_CALLS_PER_S, KEEP_FINISHED_DEFAULT, SESSIONS_MAX_DEFAULT, SESSIONS_PER_CANDIDATE,
+};
 
 /// The judgement of a deed: the session as it will be, or why not; and how long the answer must be held.
 #[derive(Clone, Debug)]
@@ -105,6 +107,8 @@ struct Slot {
     given: Duration,
     /// When the candidate was last heard of.
     seen_at: Option<WallMs>,
+    /// When he would have asked so much at the allowed pace.
+    pace: Mono,
     /// As it is counted.
     life: Life,
     /// The wall clock was stepped, and the stored names of its ends are wrong.
@@ -138,6 +142,7 @@ impl Slot {
             beat: None,
             given: Duration::ZERO,
             seen_at: None,
+            pace: Mono::default(),
             life: Life::Still,
             misnamed: false,
         }
@@ -264,6 +269,20 @@ impl Delivery {
             rows.extend(slot.staged.shown().map(|session| (session.clone(), slot.seen_at)));
         }
         Listing { rows, upto, is_last: serials.len() < count }
+    }
+
+    /// Counts a call of the candidate. `false`: he asks too much.
+    pub fn keeps_pace(&mut self, now: Now, serial: u32) -> bool {
+        const STEP: Duration = Duration::from_nanos(1_000_000_000 / CANDIDATE_CALLS_PER_S as u64);
+        const AHEAD_MAX: Duration =
+            Duration::from_nanos(1_000_000_000 / CANDIDATE_CALLS_PER_S as u64 * CANDIDATE_CALLS_BURST as u64);
+        let Some(slot) = self.slots.get_mut(&serial) else { return true };
+        let pace = slot.pace.max(now.mono) + STEP;
+        let keeps = pace.since(now.mono) <= AHEAD_MAX;
+        if keeps {
+            slot.pace = pace;
+        }
+        keeps
     }
 
     /// How long an answer about the latest state of a session must be held: whether a change of it is on its way.
@@ -778,6 +797,10 @@ impl Delivery {
                 if let (true, Some(named)) = (keeps_names, clock.ends()) {
                     ends.wall = named.wall;
                 }
+                if !same_boot {
+                    // The wall clock was read in whole milliseconds when the end was named: never early by what was cut.
+                    ends.mono = ends.mono + Duration::from_millis(1);
+                }
                 *clock = Countdown::Running { ends };
             }
         }
@@ -831,9 +854,10 @@ impl Delivery {
     ) -> Arc<Session> {
         self.hearing.asked(now.mono);
         let next = Arc::new(next);
-        let Account { answers, events, messages } = account;
+        let Account { answers, events, passed, messages } = account;
         answers.into_iter().for_each(|answer| fx.command(answer));
-        for (at, what) in events {
+        for (number, (at, what)) in events.into_iter().enumerate() {
+            let actor = if number < passed { &self.timerd } else { actor };
             fx.command(Record::Event(event(&next, at, what, actor, &self.timerd, fx.scribe)));
         }
         for message in messages {
@@ -1256,8 +1280,11 @@ mod tests {
             hall.restart(12 * S, same_boot);
             let session = hall.shown();
             let left_s = if outage == Outage::Freeze { 55 } else { 43 };
-            assert_eq!(session.left_s(hall.now(), Second::REAL), Some(left_s));
-            assert_eq!(session.section_left_s(0, hall.now(), Second::REAL), Some(left_s - 40));
+            // Never early: another boot knows whole milliseconds.
+            let more_ms = u64::from(!same_boot);
+            let left_ms = |clock: Option<Countdown>, now| Second::REAL.ms(clock.unwrap().left(now));
+            assert_eq!(left_ms(session.countdown, hall.now()), left_s * 1_000 + more_ms);
+            assert_eq!(left_ms(session.parts[0].clock, hall.now()), left_s * 1_000 - 40_000 + more_ms);
             assert_eq!((session.place, session.answered(), session.state), (1, 1, State::InProgress));
             hall.commit();
             // The section runs out while nobody is there, then the session.
@@ -1279,6 +1306,20 @@ mod tests {
             // Another boot knows of the end by its name alone, in whole milliseconds.
             assert!((36_999..=37_000).contains(&late_ms.unwrap()), "{late_ms:?}");
         }
+    }
+
+    #[test]
+    fn whoever_asks_without_end_is_told_to_wait() {
+        let mut hall = Hall::new();
+        hall.put(Navigation::Free, 10, PLAIN);
+        hall.start("c").unwrap();
+        let now = hall.now();
+        let asked = (0..100_000).take_while(|_| hall.engine.delivery.keeps_pace(now, 1)).count();
+        assert_eq!(asked, CANDIDATE_CALLS_BURST as usize);
+        hall.pass(S);
+        let now = hall.now();
+        let asked = (0..100_000).take_while(|_| hall.engine.delivery.keeps_pace(now, 1)).count();
+        assert_eq!(asked, CANDIDATE_CALLS_PER_S as usize);
     }
 
     #[test]

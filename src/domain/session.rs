@@ -578,8 +578,13 @@ impl Session {
         if self.section_at(from) != section {
             return Some(Passed { at, what: Ended::Section(section, None) });
         }
+        // One that ends at the same instant is no place to go to.
+        let stays = |place: u16| {
+            let part = self.parts.get(usize::from(self.section_at(place)));
+            ends(part.and_then(|part| part.clock)).is_none_or(|ends| ends > at.mono)
+        };
         let mut others = (from + 1..self.total()).chain(0..from);
-        Some(match others.find(|place| !self.is_locked(*place)) {
+        Some(match others.find(|place| !self.is_locked(*place) && stays(*place)) {
             Some(place) => {
                 self.place = place;
                 self.enter(self.section_at(place), at.now());
@@ -788,6 +793,8 @@ pub(super) struct Account {
     pub(super) answers: Vec<Record>,
     /// What happened, with its true instant.
     pub(super) events: Vec<(WallMs, What)>,
+    /// So many of them are the work of time alone, and come first.
+    pub(super) passed: usize,
     /// What everybody at the session hears.
     pub(super) messages: Vec<Message>,
 }
@@ -818,6 +825,7 @@ impl Account {
             }
             Ended::Grace => self.events.extend([(at, What::Completed), (at, What::Ended)]),
         }
+        self.passed = self.events.len();
     }
 }
 

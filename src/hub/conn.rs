@@ -349,6 +349,11 @@ impl Conn {
         }
     }
 
+    /// Bytes that it has not taken, as far as they are counted with those of all others.
+    pub fn unsent_bytes(&self) -> usize {
+        if self.is_metered { self.outbox.held_bytes() } else { 0 }
+    }
+
     /// Bytes of unfinished input that are booked for it.
     pub fn booked_bytes(&self) -> usize {
         match &self.protocol {

@@ -19,7 +19,7 @@ use crate::hub::Hub;
 use crate::hub::conn::ConnId;
 use crate::hub::outbox::{Bound, Frame, Shared};
 use crate::hub::sockets::push;
-use crate::limits::{CANDIDATE_UNANSWERED_MAX, OUTBOX_BYTES_MAX, UNSENT_BYTES_MAX};
+use crate::limits::{CANDIDATE_UNANSWERED_MAX, OUTBOX_BYTES_MAX};
 use crate::wire::ws;
 
 /// Everybody who waits for an answer on a candidate's socket.
@@ -165,11 +165,8 @@ impl Hub {
             conn.is_metered = true;
             self.unsent_bytes += conn.outbox.held_bytes();
         }
-        if self.unsent_bytes > UNSENT_BYTES_MAX {
-            self.metrics.connections_shed.inc();
-            return self.kill(index);
-        }
         self.mark(index);
+        self.shed_unsent();
     }
 
     /// Enters a session's audience, with the time and the item as greeting.

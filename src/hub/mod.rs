@@ -128,8 +128,8 @@ pub struct Hub {
     /// Deadlines that have come due are left for the next turn.
     late: bool,
     unfinished_bytes: usize,
-    /// Bytes of them that end with connections which are let go in this turn.
-    shed_bytes: usize,
+    /// What ends with connections that are let go in this turn.
+    shed: Shed,
     unsent_bytes: usize,
     connections_max: usize,
     keep_history: Option<Duration>,
@@ -173,7 +173,7 @@ impl Hub {
             dead: Vec::new(),
             late: false,
             unfinished_bytes: 0,
-            shed_bytes: 0,
+            shed: Shed::default(),
             unsent_bytes: 0,
             connections_max: settings.connections_max,
             keep_history: settings.keep_history,
@@ -575,7 +575,7 @@ impl Hub {
 
     /// Forgets the connections that have ended.
     pub fn reap(&mut self, sockets: &mut impl Sockets) {
-        self.shed_bytes = 0;
+        self.shed = Shed::default();
         for index in std::mem::take(&mut self.dead) {
             self.part(index);
             let conn = self.conns.remove(index as usize);
@@ -644,15 +644,28 @@ impl Hub {
     /// too much, whoever holds most is let go: not he who comes last, with a short answer and in earnest.
     fn book(&mut self, before: usize, held: usize) {
         self.unfinished_bytes = (self.unfinished_bytes + held).saturating_sub(before);
-        while held > before && self.unfinished_bytes > UNFINISHED_BYTES_MAX + self.shed_bytes {
-            let open = self.conns.iter().filter(|(_, conn)| conn.phase != Phase::Dead);
-            let largest = open.max_by_key(|(_, conn)| conn.booked_bytes());
-            let Some((index, bytes)) = largest.map(|(index, conn)| (index, conn.booked_bytes())) else { return };
-            // Its bytes are free when it is reaped.
-            self.shed_bytes += bytes.max(1);
-            self.metrics.connections_shed.inc();
-            self.kill(u32::try_from(index).unwrap_or(u32::MAX));
+        while held > before && self.unfinished_bytes > UNFINISHED_BYTES_MAX + self.shed.unfinished_bytes {
+            let Some(bytes) = self.shed_largest(Conn::booked_bytes) else { return };
+            self.shed.unfinished_bytes += bytes;
         }
+    }
+
+    /// When what clients have not taken becomes too much, whoever has most to take is let go.
+    fn shed_unsent(&mut self) {
+        while self.unsent_bytes > UNSENT_BYTES_MAX + self.shed.unsent_bytes {
+            let Some(bytes) = self.shed_largest(Conn::unsent_bytes) else { return };
+            self.shed.unsent_bytes += bytes;
+        }
+    }
+
+    /// Lets the connection go that holds most. Returns how much, which is free when it is reaped.
+    fn shed_largest(&mut self, bytes_of: impl Fn(&Conn) -> usize) -> Option<usize> {
+        let open = self.conns.iter().filter(|(_, conn)| conn.phase != Phase::Dead);
+        let largest = open.map(|(index, conn)| (bytes_of(conn), index)).max()?;
+        let (bytes, index) = (largest.0.max(1), u32::try_from(largest.1).ok()?);
+        self.metrics.connections_shed.inc();
+        self.kill(index);
+        Some(bytes)
     }
 
     fn live(&mut self, id: ConnId) -> Option<&mut Conn> {
@@ -753,6 +766,13 @@ impl Hub {
             (Phase::Open, Protocol::Socket(_)) => self.nudge(now, index),
         }
     }
+}
+
+/// Bytes of connections that were let go, and are free when they are reaped.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shed {
+    unfinished_bytes: usize,
+    unsent_bytes: usize,
 }
 
 /// The date of answers, made once a second.

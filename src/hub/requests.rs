@@ -16,7 +16,7 @@ use crate::hub::conn::{ConnId, Framing, Listens, Outlet, Phase, Protocol, Reply,
 use crate::hub::custody::{Held, Waiting};
 use crate::hub::outbox::Frame;
 use crate::hub::{Hub, RESTART};
-use crate::limits::{OUTBOX_BYTES_MAX, UNSENT_BYTES_MAX};
+use crate::limits::OUTBOX_BYTES_MAX;
 use crate::wire::http::{self, Fault, Head, Input, Request, Response, Stage};
 
 impl Hub {
@@ -247,10 +247,7 @@ impl Hub {
             self.unsent_bytes += conn.outbox.held_bytes() - before;
             self.mark(id.index);
         }
-        if self.unsent_bytes > UNSENT_BYTES_MAX {
-            self.metrics.connections_shed.inc();
-            self.kill(id.index);
-        }
+        self.shed_unsent();
     }
 
     /// The other side has nothing more to say, or was told so: when all is answered, the connection ends.

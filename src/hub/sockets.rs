@@ -260,7 +260,11 @@ impl Hub {
     /// Begins the end of a socket: our close frame is the last thing it gets.
     pub(super) fn close_socket(&mut self, now: Now, index: u32, code: u16, reason: &str) {
         let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
+        let before = conn.outbox.held_bytes();
         conn.outbox.push_unbounded(Frame::lasting(ws::close_frame(code, reason)));
+        if conn.is_metered {
+            self.unsent_bytes += conn.outbox.held_bytes() - before;
+        }
         self.part(index);
         self.leave(now, index);
     }
