@@ -412,7 +412,7 @@ impl Crowd {
         let (wall, cpu) = (begun.elapsed(), cpu_ns(self.server_pid)? - cpu);
         let (ticks, pings, missed) = (self.ticks - ticks, self.pings - pings, self.missed - missed);
         self.rounds.clear();
-        Ok(format!("{ticks} {cpu} {} {pings} {ticks} {} ", wall.as_nanos(), ticks + missed))
+        Ok(format!("{ticks} {cpu} {} {pings} {ticks} {} ,", wall.as_nanos(), ticks + missed))
     }
 }
 
