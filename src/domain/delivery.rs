@@ -285,6 +285,11 @@ impl Delivery {
         keeps
     }
 
+    /// Since when hand-ins would be in vain, if they would.
+    pub fn deaf_since(&self) -> Option<Mono> {
+        self.hearing.deaf_since()
+    }
+
     /// How long an answer about the latest state of a session must be held: whether a change of it is on its way.
     pub fn hold_of(&self, id: &str) -> Hold {
         let slot = self.serials.get(id).and_then(|serial| self.slots.get(serial));

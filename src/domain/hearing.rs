@@ -67,6 +67,11 @@ impl Hearing {
         self.deaf_since = Some(self.deaf_since.map_or(since, |earlier| earlier.min(since)));
     }
 
+    /// Since when nothing can be taken, if that is so.
+    pub(super) fn deaf_since(&self) -> Option<Mono> {
+        self.deaf_since
+    }
+
     /// Nothing can be taken.
     pub(super) fn is_deaf(&self) -> bool {
         self.deaf_since.is_some()
