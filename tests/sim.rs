@@ -2,8 +2,8 @@
 //! and a simulated disk.
 //!
 //! From one seed an exam is played: instructors do what the contract allows and what it does not, students listen,
-//! talk, dawdle and vanish, quiz engines publish, dashboards follow, fall behind and catch up, somebody reads and
-//! deletes; the disk is slow, fails, hangs, the machine crashes and comes back, somebody sets the wall clock. After
+//! talk, dawdle and vanish, candidates start, answer, move about, come back elsewhere and hand in when their time is up,
+//! quiz engines publish, dashboards follow, fall behind and catch up, somebody reads and deletes; the disk is slow, fails, hangs, the machine crashes and comes back, somebody sets the wall clock. After
 //! each turn everything that anybody was told is held against simple references, word for word, and against what the
 //! disk has. A failing seed prints itself, the step and the rule:
 //!
@@ -12,6 +12,8 @@
 #![allow(clippy::print_stdout, reason = "what happened in all is shown with --nocapture")]
 #![allow(unreachable_pub, reason = "the modules of one test")]
 
+#[path = "sim/delivery/mod.rs"]
+mod delivery;
 #[path = "sim/disk.rs"]
 mod disk;
 #[path = "sim/events/mod.rs"]
@@ -27,6 +29,7 @@ mod timers;
 #[path = "sim/world.rs"]
 mod world;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,11 +45,13 @@ use timerd::domain::delivery::Settings as DeliverySettings;
 use timerd::domain::disk::{Done, Image};
 use timerd::domain::effects::Batch;
 use timerd::domain::timers::{Outage, Settings as TimerSettings};
-use timerd::hub::Settings;
+use timerd::hub::{Hub, Settings};
 use timerd::keys::Keys;
 
+use delivery::Hall;
 use disk::Whims;
 use events::Fair;
+use net::Net;
 use rng::Rng;
 use timers::{Exam, Plan};
 use world::{Witness, World, violated};
@@ -56,39 +61,50 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// Numbers of what happened.
 type Tally = BTreeMap<&'static str, u64>;
 
-/// Everybody in the world: the exam, and the pipeline that it feeds.
+/// Everybody in the world: the exam, the hall in which others are sat, and the pipeline that both feed.
 struct Everybody {
     exam: Exam,
+    hall: Hall,
     fair: Fair,
 }
 
 impl Witness for Everybody {
-    fn begin(&mut self, now: Now, stepped: bool) {
-        self.exam.begin(now, stepped);
+    fn begin(&mut self, now: Now, stepped: bool, hub: &Hub) {
+        self.exam.begin(now, stepped, hub);
+        self.hall.begin(now, stepped, hub);
         self.fair.begin();
     }
 
     fn done(&mut self, now: Now, done: &Done) {
         self.exam.done(now, done);
+        self.hall.done(now, done);
         self.fair.done(done);
     }
 
-    fn due(&mut self, now: Now) {
-        self.exam.due(now);
+    fn due(&mut self, now: Now, hub: &Hub) {
+        self.exam.due(now, hub);
+        self.hall.due(now, hub);
+    }
+
+    fn read(&mut self, net: &mut Net) {
+        self.hall.read(net);
     }
 
     fn handed(&mut self, now: Now, batch: &Batch) {
         self.exam.handed(now, batch);
+        self.hall.handed(now, batch);
         self.fair.handed(now, batch, &self.exam.model);
     }
 
     fn judge(&mut self, world: &mut World) {
         self.exam.judge(world);
+        self.hall.judge(world);
         self.fair.judge(world, &self.exam.model);
     }
 
     fn restarted(&mut self, world: &mut World, image: &Image) {
         self.exam.restarted(world, image);
+        self.hall.restarted(world, image);
         self.fair.restarted(world, image);
     }
 }
@@ -96,12 +112,12 @@ impl Witness for Everybody {
 impl Everybody {
     /// Nobody waits for an answer any more.
     fn is_answered(&self) -> bool {
-        self.exam.is_answered() && self.fair.is_answered()
+        self.exam.is_answered() && self.hall.is_answered() && self.fair.is_answered()
     }
 
     /// What is owed, if anything.
     fn debts(&self) -> String {
-        self.fair.debts().unwrap_or_else(|| self.exam.debts())
+        self.fair.debts().or_else(|| self.hall.debts()).unwrap_or_else(|| self.exam.debts())
     }
 }
 
@@ -131,6 +147,31 @@ fn fair_of(rng: &mut Rng) -> events::Plan {
     }
 }
 
+/// What goes on in the hall: in some seeds many sessions of a few seconds.
+fn hall_of(rng: &mut Rng, freeze: bool, keep_ms: Option<u64>) -> delivery::Plan {
+    let crowd = rng.percent(10);
+    delivery::Plan {
+        exams: rng.pick(&[1, 3, 5]),
+        people: rng.pick(&[3, 12, 40]),
+        sessions: if crowd { 60 } else { rng.pick(&[2, 6, 12]) },
+        sessions_max: rng.pick(&[8, 1_000, 1_000]),
+        desks: rng.pick(&[1, 3, 6]),
+        limit_s: if crowd { 8 } else { rng.pick(&[5, 15, 40]) },
+        deeds_per_s: if crowd { 15 } else { rng.pick(&[3, 6, 12]) },
+        nonsense: rng.pick(&[0, 3, 10]),
+        known_only: rng.percent(15),
+        freeze,
+        keep_ms,
+    }
+}
+
+/// What ids are drawn from when the daemon starts for the `start`th time.
+fn secret(start: u64) -> [u8; 32] {
+    let mut secret = [7; 32];
+    secret[..8].copy_from_slice(&start.to_le_bytes());
+    secret
+}
+
 /// Plays the exam of `seed` to its end.
 fn play(seed: u64) -> Tally {
     let mut rng = Rng::new(seed);
@@ -156,8 +197,10 @@ fn play(seed: u64) -> Tally {
         hanging: rng.pick(&[0, 0, 0, 10]),
     };
     let fair = fair_of(&mut Rng::new(seed ^ 0xfa12));
+    let hall = hall_of(&mut Rng::new(seed ^ 0x4a11), plan.freeze, plan.keep_ms);
     let settings = {
-        let (plan, fair) = (plan.clone(), fair.clone());
+        let (plan, fair, hall) = (plan.clone(), fair.clone(), hall.clone());
+        let starts = Cell::new(0);
         move || Settings {
             timers: TimerSettings {
                 timers_max: plan.timers_max,
@@ -166,9 +209,9 @@ fn play(seed: u64) -> Tally {
                 keep_finished: plan.keep_ms.map(Duration::from_millis),
             },
             delivery: DeliverySettings {
-                sessions_max: 1000,
-                known_only: false,
-                keep_finished: None,
+                sessions_max: hall.sessions_max,
+                known_only: hall.known_only,
+                keep_finished: plan.keep_ms.map(Duration::from_millis),
                 second: Second::REAL,
                 outage: if plan.freeze { Outage::Freeze } else { Outage::RunOn },
             },
@@ -180,7 +223,8 @@ fn play(seed: u64) -> Tally {
             keep_results: None,
             keep_events: fair.keep_ms.map(Duration::from_millis),
             keep_events_max: fair.keep_max,
-            seed: [7; 32],
+            // Another one each time the daemon starts, as chance will have it.
+            seed: secret(starts.replace(starts.get() + 1)),
         }
     };
     let crashes = rng.pick(&[0, 0, 3, 8]);
@@ -190,11 +234,12 @@ fn play(seed: u64) -> Tally {
     let lateness = rng.pick(&[0, 0, 3, 20]);
     let length_s = rng.range(20, 70);
     let exam = Exam::new(plan.clone(), Rng::new(seed ^ 0x5eed));
-    let fair_per_s = fair.deeds_per_s;
-    let mut all = Everybody { exam, fair: Fair::new(fair, Rng::new(seed ^ 0xfee1)) };
+    let (fair_per_s, hall_per_s) = (fair.deeds_per_s, hall.deeds_per_s);
+    let hall = Hall::new(hall, Rng::new(seed ^ 0x5ea7));
+    let mut all = Everybody { exam, hall, fair: Fair::new(fair, Rng::new(seed ^ 0xfee1)) };
     let mut world = World::new(Rng::new(seed ^ 0xd15c), whims, Box::new(settings));
     let mut played_ns = 0;
-    let (mut deeds_ns, mut fair_ns) = (0, 0);
+    let (mut deeds_ns, mut fair_ns, mut hall_ns) = (0, 0, 0);
     let mut soon = None;
     while played_ns < length_s * SECOND_NS {
         let before = world.now.mono.ns();
@@ -215,6 +260,11 @@ fn play(seed: u64) -> Tally {
         while deeds_ns >= SECOND_NS {
             deeds_ns -= SECOND_NS;
             all.exam.act(&mut world);
+        }
+        hall_ns += passed * hall_per_s;
+        while hall_ns >= SECOND_NS {
+            hall_ns -= SECOND_NS;
+            all.hall.act(&mut world);
         }
         fair_ns += passed * fair_per_s;
         while fair_ns >= SECOND_NS {
@@ -244,6 +294,7 @@ fn play(seed: u64) -> Tally {
     let mut rest_ns = 0;
     while rest_ns < 50 * SECOND_NS || !all.is_answered() {
         all.exam.hush(&mut world);
+        all.hall.hush(&mut world);
         all.fair.hush(&mut world);
         if rest_ns > 45 * SECOND_NS {
             all.fair.ask_all(&mut world);
@@ -257,14 +308,22 @@ fn play(seed: u64) -> Tally {
             violated("every request is answered, or its connection closed", &all.debts());
         }
     }
+    all.hall.ask_all(&mut world);
+    while !all.is_answered() {
+        let next = world.next_event().ns().max(world.now.mono.ns() + turn_ns);
+        world.pass(next);
+        world.turn(&mut all);
+    }
     all.exam.ask_all(&mut world);
     world.turn(&mut all);
     if !all.exam.is_answered() {
         violated("a read is answered at once", &all.debts());
     }
     all.exam.settle_account(&world);
+    all.hall.settle_account();
     all.fair.settle_account(&world);
     let mut tally = std::mem::take(&mut all.exam.tally);
+    tally.append(&mut all.hall.tally);
     tally.append(&mut all.fair.tally);
     tally.insert("turns", world.turns);
     tally.insert("batches", world.disk.written);
@@ -357,6 +416,37 @@ fn every_exam_keeps_every_rule() {
             "figures",
             "deletions",
             "ticks routed",
+            "sessions",
+            "answers",
+            "flags",
+            "moves",
+            "pauses",
+            "resumes",
+            "extensions",
+            "terminations",
+            "hand-ins",
+            "late hand-ins taken",
+            "hand-ins too late",
+            "bulk calls of several",
+            "refused: expired",
+            "refused: other",
+            "starts refused",
+            "hall ticks",
+            "told expired",
+            "told section_expired",
+            "told paused",
+            "told extended",
+            "acknowledged on sockets",
+            "unknown on sockets",
+            "hall outcome unknown",
+            "hall refused by the disk",
+            "deaf",
+            "whole sessions",
+            "saves",
+            "lists of sessions",
+            "results",
+            "closed: not active",
+            "closed: too many sockets of one",
         ] {
             assert!(tally.get(what).is_some_and(|count| *count > 10), "too little happened: {what}");
         }

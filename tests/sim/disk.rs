@@ -286,7 +286,8 @@ impl Disk {
         }
     }
 
-    fn responses_of(&self, session: u32) -> Vec<(u16, Arc<str>)> {
+    /// The responses of a session, by number of the item.
+    pub fn responses_of(&self, session: u32) -> Vec<(u16, Arc<str>)> {
         let of = self.responses.range((session, 0)..=(session, u16::MAX));
         of.map(|((_, item), response)| (*item, response.clone())).collect()
     }

@@ -42,6 +42,12 @@ pub fn next_answer(inbox: &mut Vec<u8>, head_only: bool) -> Result<Option<Answer
     let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).and_then(|text| text.parse().ok());
     let Some(status) = status else { return Err(format!("no status line: {head:?}")) };
     let mut answer = Answer { status, head, body: Vec::new() };
+    if !head_only && answer.field("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
+        return Ok(next_chunked(inbox, end + 4)?.map(|(body, read)| {
+            inbox.drain(..read);
+            Answer { body, ..answer }
+        }));
+    }
     let length = match answer.field("content-length").map(str::parse::<usize>) {
         Some(Ok(length)) => length,
         Some(Err(error)) => return Err(error.to_string()),
@@ -55,6 +61,26 @@ pub fn next_answer(inbox: &mut Vec<u8>, head_only: bool) -> Result<Option<Answer
     answer.body = inbox[end + 4..end + 4 + length].to_vec();
     inbox.drain(..end + 4 + length);
     Ok(Some(answer))
+}
+
+/// A whole chunked body that begins at `at` (RFC 9112, section 7.1), and where it ends.
+fn next_chunked(inbox: &[u8], mut at: usize) -> Result<Option<(Vec<u8>, usize)>, String> {
+    let mut body = Vec::new();
+    loop {
+        let Some(line) = inbox[at..].windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
+        let size = std::str::from_utf8(&inbox[at..at + line]).map_err(|error| error.to_string())?;
+        let size = usize::from_str_radix(size, 16).map_err(|error| format!("{size:?}: {error}"))?;
+        at += line + 2;
+        let Some(chunk) = inbox.get(at..at + size + 2) else { return Ok(None) };
+        if !chunk.ends_with(b"\r\n") {
+            return Err("a chunk ends with CR LF".to_owned());
+        }
+        body.extend_from_slice(&chunk[..size]);
+        at += size + 2;
+        if size == 0 {
+            return Ok(Some((body, at)));
+        }
+    }
 }
 
 /// A frame from the server.

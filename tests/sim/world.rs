@@ -33,11 +33,13 @@ pub fn violated(rule: &str, text: &str) -> ! {
 /// Somebody who watches the daemon and judges it.
 pub trait Witness {
     /// A turn begins. `stepped`: the wall clock was stepped since the last one.
-    fn begin(&mut self, now: Now, stepped: bool);
+    fn begin(&mut self, now: Now, stepped: bool, hub: &Hub);
     /// The disk has spoken; the hub has not heard it yet.
     fn done(&mut self, now: Now, done: &Done);
     /// The hub is about to let time have its way.
-    fn due(&mut self, now: Now);
+    fn due(&mut self, now: Now, hub: &Hub);
+    /// The hub has read what it would of what has come.
+    fn read(&mut self, net: &mut Net);
     /// A batch goes to the disk.
     fn handed(&mut self, now: Now, batch: &Batch);
     /// Everything of this turn has been sent: clients look, and all is judged.
@@ -122,7 +124,7 @@ impl World {
         self.turns += 1;
         STEP.set(self.turns);
         let now = self.now;
-        witness.begin(now, std::mem::take(&mut self.stepped));
+        witness.begin(now, std::mem::take(&mut self.stepped), &self.hub);
         self.hub.begin(now);
         self.net.tell_writable(&mut self.hub);
         self.disk.work(now.mono, &mut self.rng);
@@ -133,10 +135,11 @@ impl World {
             self.hub.handle_done(now, done);
         }
         self.net.accept(now, &mut self.hub);
-        witness.due(now);
+        witness.due(now, &self.hub);
         self.hub.advance(now);
         self.hub.unpark(now);
         self.busy = self.net.read(now, &mut self.hub, &mut self.rng);
+        witness.read(&mut self.net);
         for job in self.hub.take_jobs(now) {
             if let Job::Write(batch) = &job {
                 witness.handed(now, batch);

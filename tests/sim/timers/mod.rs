@@ -16,6 +16,7 @@ use timerd::domain::disk::{Done, Image};
 use timerd::domain::effects::Batch;
 use timerd::domain::history::Action;
 use timerd::domain::timers::State;
+use timerd::hub::Hub;
 use timerd::limits::*;
 
 use crate::net::{Net, Pace};
@@ -1200,7 +1201,7 @@ impl Exam {
             Some(4000) => noun.shown.is_none() || outlived,
             Some(4004) => !seat.greeted && (noun.showed(0, since) || outlived),
             Some(4029) => !seat.greeted && there < 100,
-            Some(1013) => is_short,
+            Some(1013) => is_short || reason == "Server full",
             Some(1002 | 1003 | 1007 | 1008 | 1009) => seat.sins > 0,
             Some(1000) | None => seat.gone || seat.sins > 0,
             _ => false,
@@ -1298,7 +1299,7 @@ impl Exam {
 }
 
 impl Witness for Exam {
-    fn begin(&mut self, now: Now, stepped: bool) {
+    fn begin(&mut self, now: Now, stepped: bool, _: &Hub) {
         self.model.begin(now, stepped);
     }
 
@@ -1313,9 +1314,11 @@ impl Witness for Exam {
         }
     }
 
-    fn due(&mut self, now: Now) {
+    fn due(&mut self, now: Now, _: &Hub) {
         self.model.settle_all(now);
     }
+
+    fn read(&mut self, _: &mut Net) {}
 
     fn handed(&mut self, now: Now, batch: &Batch) {
         self.model.handed(now, batch);
@@ -1345,7 +1348,8 @@ impl Witness for Exam {
             violated("the daemon wakes when something is due", &text);
         }
         let heap = world.hub.engine().fx.deadlines.len();
-        let sane = 64 + 4 * self.model.nouns.len() + 8 * world.net.opened;
+        let sessions = world.hub.engine().delivery.len();
+        let sane = 1_200 + 4 * (self.model.nouns.len() + sessions) + 8 * world.net.opened;
         if heap > sane {
             violated("the heap is bounded", &format!("{heap} deadlines, {sane} are sane"));
         }
