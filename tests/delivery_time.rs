@@ -205,7 +205,7 @@ impl Hall {
         let parts = exam.sections.iter().enumerate().map(|(number, (limit_s, count))| {
             let items = (next..next + usize::from(*count)).map(item).collect();
             next += usize::from(*count);
-            Part { id: format!("s{number}"), limit_ns: limit(*limit_s), items }
+            Part { id: format!("s{number}"), number, limit_ns: limit(*limit_s), items }
         });
         let parts = parts.collect();
         let grace_ns = u64::from(exam.grace_s) * SECOND_NS;
@@ -448,6 +448,7 @@ proptest! {
 fn the_model_itself_counts_as_one_does_by_hand() {
     let part = |id: &str, limit_s: Option<u64>, items: &[&str]| Part {
         id: id.to_owned(),
+        number: 0,
         limit_ns: limit_s.map(|limit_s| limit_s * SECOND_NS),
         items: items.iter().map(|item| (*item).to_owned()).collect(),
     };

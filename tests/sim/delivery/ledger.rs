@@ -91,6 +91,8 @@ pub struct Face {
     pub core: Session,
     /// Its answers, by place.
     pub words: Vec<Option<Rc<str>>>,
+    /// By how much its grace is used up and more, while it cannot be said to be over.
+    overdrawn_ns: u64,
 }
 
 impl Face {
@@ -122,7 +124,9 @@ impl Face {
             told.extend(core.live(core.at_ns + next_ns, false));
         }
         if core.state == State::Expired && !core.is_closed {
-            core.grace_ns = core.grace_ns.saturating_sub(until_ns - core.at_ns);
+            let passed_ns = until_ns - core.at_ns;
+            self.overdrawn_ns += passed_ns.saturating_sub(core.grace_ns);
+            core.grace_ns = core.grace_ns.saturating_sub(passed_ns);
         }
         told.extend(core.live(until_ns, false));
         told
@@ -245,7 +249,9 @@ pub struct Outcome {
     pub until: u64,
     /// What.
     pub op: Option<Op>,
-    /// The session after that.
+    /// The session before and after that.
+    before: Option<Rc<Face>>,
+    /// See above.
     pub face: Option<Rc<Face>>,
     /// It was there before.
     pub was_there: bool,
@@ -573,24 +579,9 @@ impl Ledger {
     /// have done to a session: what it is taken to have done, and what others are.
     pub fn outcomes(&self, ask: usize, id: &str) -> Vec<(usize, Outcome)> {
         let since = self.asks[ask].delivered.unwrap_or(u64::MAX);
-        let wanted = match &self.asks[ask].what {
-            What::Deed(_, deed) | What::Bulk(_, deed) => Some(&deed.op),
-            _ => None,
-        };
-        let is_same = |op: Option<&Op>| op == wanted || matches!((op, wanted), (Some(Op::Go(_)), Some(Op::Go(_))));
-        // What changed nothing may have been anything that changes nothing.
-        let is_idle = |op: Option<&Op>| matches!(op, Some(Op::Flag(..) | Op::Go(_)));
-        let changes_nothing = |done: &Outcome| match (&self.asks[ask].what, &done.face) {
-            (What::Deed(_, deed), Some(face)) if is_idle(Some(&deed.op)) && is_idle(done.op.as_ref()) => {
-                let mut again = Face::clone(face);
-                again.ask(deed).is_ok() && again == **face
-            }
-            _ => false,
-        };
-        let is_alike = |done: &Outcome| is_same(done.op.as_ref()) || changes_nothing(done);
         let of = |at: usize, own: bool| {
             let other = &self.asks[at];
-            let is_free = |done: &Outcome| own || (!other.closed && done.until >= since && is_alike(done));
+            let is_free = |done: &Outcome| own || (!other.closed && done.until >= since && self.could(ask, done));
             let done = other.done.iter().find(|done| *done.id == *id && self.is_durable(done) && is_free(done));
             done.map(|done| (at, done.clone()))
         };
@@ -652,38 +643,49 @@ impl Ledger {
         self.asks[other].done.extend(mine);
     }
 
-    /// Somebody else must have done that to the session: whoever asks for the same and waits.
+    /// Whether this request may have done that, if another has not.
+    fn could(&self, ask: usize, done: &Outcome) -> bool {
+        let Ask { what, delivered, .. } = &self.asks[ask];
+        let deed = match what {
+            What::Deed(of, deed) if *of == done.id => deed,
+            What::Bulk(exam, deed) if self.nouns.get(&done.id).is_some_and(|noun| noun.exam.id == *exam) => deed,
+            _ => return false,
+        };
+        let (Some(before), Some(face)) = (&done.before, &done.face) else { return false };
+        if delivered.is_none_or(|delivered| delivered > done.until) {
+            return false;
+        }
+        let mut again = Face::clone(before);
+        again.live(self.clocks(done.turn), &self.lapses);
+        let is_done = again.ask(deed).is_ok();
+        // How late it was cannot always be told.
+        again.core.late_ns = face.core.late_ns;
+        is_done && again == **face
+    }
+
+    /// Somebody else must have done that to the session: whoever may have and waits for an answer, though others may have
+    /// to do in turn what he was taken to have done.
     pub fn give_away(&mut self, ask: usize, id: &str) -> bool {
-        let Some(done) = self.asks[ask].done.iter().find(|done| *done.id == *id) else { return false };
-        let (turn, op) = (done.until, done.op.clone());
-        let moves = |op: Option<&Op>| matches!(op, Some(Op::Go(_)));
-        let wants = |other: &Ask, is_strict: bool| match &other.what {
-            What::Deed(of, deed) if **of == *id && other.done.is_empty() => {
-                Some(&deed.op) == op.as_ref() || (!is_strict && moves(Some(&deed.op)) && moves(op.as_ref()))
+        self.give_on(ask, id, &mut vec![ask])
+    }
+
+    fn give_on(&mut self, ask: usize, id: &str, givers: &mut Vec<usize>) -> bool {
+        let Some(done) = self.asks[ask].done.iter().find(|done| *done.id == *id).cloned() else { return false };
+        let takers = (0..self.asks.len()).rev().take(400);
+        let takers = takers.filter(|at| !givers.contains(at) && !self.asks[*at].closed && self.could(*at, &done));
+        let mut takers: Vec<usize> = takers.collect();
+        let is_busy = |at: &usize| self.asks[*at].done.iter().any(|done| *done.id == *id);
+        takers.sort_by_key(is_busy);
+        for taker in takers {
+            givers.push(taker);
+            let is_free = !self.asks[taker].done.iter().any(|done| *done.id == *id)
+                || (givers.len() < 5 && self.give_on(taker, id, givers));
+            if is_free {
+                self.exchange(ask, taker, id);
+                return true;
             }
-            What::Bulk(_, deed) => Some(&deed.op) == op.as_ref() && other.done.iter().all(|done| *done.id != *id),
-            _ => false,
-        };
-        let is_free = |at: usize, other: &Ask| {
-            at != ask && !other.closed && other.delivered.is_some_and(|delivered| delivered <= turn)
-        };
-        let is_same = |(at, other): &(usize, &Ask)| is_free(*at, other) && wants(other, true);
-        let is_like = |(at, other): &(usize, &Ask)| is_free(*at, other) && wants(other, false);
-        let others = || self.asks.iter().enumerate().rev().take(400);
-        // What changed nothing may have been anything that changes nothing.
-        let changes_nothing = |other: &Ask| match (&other.what, &done.face) {
-            (What::Deed(of, deed), Some(face)) if **of == *id && other.done.is_empty() => {
-                let mut again = Face::clone(face);
-                again.ask(deed).is_ok() && again == **face
-            }
-            _ => false,
-        };
-        let is_idle = |(at, other): &(usize, &Ask)| is_free(*at, other) && changes_nothing(other);
-        let other = others().find(is_same).or_else(|| others().find(is_idle)).or_else(|| others().find(is_like));
-        let other = other.map(|(at, _)| at);
-        let Some(other) = other else { return false };
-        self.exchange(ask, other, id);
-        true
+        }
+        false
     }
 
     // -----------------------------------------------------------------------------------------------------------
@@ -750,7 +752,10 @@ impl Ledger {
             if face.core.state == State::Expired && !face.core.is_closed {
                 face.live_open(since_ns.max(face.core.at_ns));
                 let began_ns = face.core.at_ns - face.core.late_ns.unwrap_or(0).min(face.core.at_ns);
-                face.core.grace_ns += heard(began_ns.max(since_ns), face.core.at_ns);
+                let back_ns = heard(began_ns.max(since_ns), face.core.at_ns);
+                let paid_ns = back_ns.min(face.overdrawn_ns);
+                face.overdrawn_ns -= paid_ns;
+                face.core.grace_ns += back_ns - paid_ns;
                 face.core.live(now.mono.ns(), false);
             }
         }
@@ -954,7 +959,21 @@ impl Ledger {
         open.sort_by_key(|ask| (self.asks[*ask].delivered, self.asks[*ask].line, *ask));
         let blocked: Vec<bool> = open.iter().map(|at| self.is_blocked(*at)).collect();
         let mut search = Search { open, blocked, found: Vec::new(), tries: 0, deepest: 0, tried: Vec::new() };
-        if !self.explain(noun, &steps, &noun.latest.clone(), &mut search) {
+        let base = noun.latest.clone();
+        let mut is_explained = self.explain(noun, &steps, &base, &mut search);
+        // What earlier batches have done may have been others' doing.
+        for giver in search.open.clone() {
+            if is_explained {
+                break;
+            }
+            let taken = self.asks[giver].done.clone();
+            if taken.iter().any(|done| done.id == *id) && self.give_away(giver, id) {
+                (search.tries, search.found) = (0, Vec::new());
+                is_explained = self.explain(&self.nouns[id], &steps, &base, &mut search);
+            }
+        }
+        let noun = &self.nouns[id];
+        if !is_explained {
             let Search { deepest, tried, .. } = search;
             let asked = self.asked_of(id);
             let stored = steps[deepest].stored;
@@ -1099,13 +1118,16 @@ impl Ledger {
             noun.to_say.extend(said);
         }
         noun.check_end(step.stored, &face, now, self.is_stepped);
-        noun.latest = Face::clone(&face);
+        let before = Rc::new(std::mem::replace(&mut noun.latest, Face::clone(&face)));
         noun.durable_next = Some(Face::clone(&face));
         noun.in_hand = true;
         noun.gathers = false;
-        noun.bases.push((turn, face.clone()));
+        // Where nothing tells when it was, what was before may have been so until the last.
+        let began = noun.bases.last().map_or(until, |(began, _)| until.max(*began));
+        noun.bases.push((began, face.clone()));
         let (id, batch) = (id.clone(), self.batch);
-        let done = Outcome { id, turn, until, op: Some(deed.op), face: Some(face), was_there: true, batch };
+        let op = Some(deed.op);
+        let done = Outcome { id, turn, until, op, before: Some(before), face: Some(face), was_there: true, batch };
         self.asks[ask].done.push(done);
     }
 
@@ -1171,7 +1193,7 @@ impl Ledger {
         let begun = (first..=turn).find_map(|turn| {
             let core = Session::start(paper.clone(), self.clocks(turn).mono.ns());
             let words = vec![None; paper.total()];
-            let face = Face { core, words };
+            let face = Face { core, words, overdrawn_ns: 0 };
             (face.quarrel(stored, false).is_none() && stored.started_at == self.clocks(turn).wall)
                 .then_some((turn, face))
         });
@@ -1228,7 +1250,16 @@ impl Ledger {
         self.nouns.insert(id.clone(), noun);
         let batch = self.batch;
         let ask = &mut self.asks[at];
-        ask.done.push(Outcome { id, turn: then, until: then, op: None, face: Some(shared), was_there: false, batch });
+        ask.done.push(Outcome {
+            id,
+            turn: then,
+            until: then,
+            op: None,
+            before: None,
+            face: Some(shared),
+            was_there: false,
+            batch,
+        });
         self.count("sessions");
     }
 
@@ -1244,7 +1275,16 @@ impl Ledger {
         let turn = self.turn();
         let batch = self.batch;
         let ask = &mut self.asks[at];
-        ask.done.push(Outcome { id: Rc::from(""), turn, until: turn, op: None, face: None, was_there, batch });
+        ask.done.push(Outcome {
+            id: Rc::from(""),
+            turn,
+            until: turn,
+            op: None,
+            before: None,
+            face: None,
+            was_there,
+            batch,
+        });
     }
 
     fn written_exam(&mut self, stored: &Assessment) {
@@ -1540,7 +1580,16 @@ impl Noun {
             // The time is told as it is then.
             said.texts.extend(said.tick.map(|value| tick(Some(value), now)));
         }
+        let has_said = !self.to_say.is_empty();
         self.log.append(&mut self.to_say);
+        if let Some(beat) = self.beat.filter(|_| has_said) {
+            // A tick that is due and was not told yet comes behind that.
+            let Said { texts, tick, .. } = &self.log[beat.said];
+            let again = Said { texts: texts.clone(), tick: *tick, is_due: true, is_open: true };
+            (self.log[beat.said].is_open, self.log[beat.said].is_due) = (false, false);
+            self.log.push(again);
+            self.beat = Some(Beat { said: self.log.len() - 1, ..beat });
+        }
         let ends = |face: &Face| {
             let runs = face.core.state == State::InProgress;
             face.core.left_ns.map(|left| (if runs { face.core.at_ns + left } else { left }, runs))
@@ -1838,7 +1887,8 @@ fn paper_of(stored: &Stored, exam: &Exam, factor: u64) -> Paper {
         let item = stored.item_at(place);
         let of = &exam.parts[usize::from(item.section)];
         if parts.last().is_none_or(|part| part.id != of.id) {
-            parts.push(Part { id: of.id.clone(), limit_ns: limit(of.limit_s), items: Vec::new() });
+            let number = usize::from(item.section);
+            parts.push(Part { id: of.id.clone(), number, limit_ns: limit(of.limit_s), items: Vec::new() });
         }
         parts.last_mut().unwrap().items.push(item.id.to_string());
     }

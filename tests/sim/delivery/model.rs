@@ -42,6 +42,8 @@ pub struct Paper {
 pub struct Part {
     /// Its name.
     pub id: String,
+    /// Its place as written.
+    pub number: usize,
     /// Its own limit in nanoseconds, factor applied.
     pub limit_ns: Option<u64>,
     /// The ids of its items, in the order delivered.
@@ -343,7 +345,10 @@ impl Session {
         if self.left_ns == Some(0) {
             return self.expire(told);
         }
-        for part in 0..self.sections.len() {
+        // Of those that end at one instant the one written first comes first.
+        let mut order: Vec<usize> = (0..self.sections.len()).collect();
+        order.sort_by_key(|part| self.paper.parts[*part].number);
+        for part in order {
             let section = &mut self.sections[part];
             if !section.is_entered || section.is_locked || section.left_ns != Some(0) {
                 continue;

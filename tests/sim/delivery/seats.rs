@@ -422,7 +422,8 @@ impl Hall {
             }
             cursor += 1;
         }
-        let text = format!("{text}, not {:?}\n  {seat:?}\n  of {noun:?}", noun.log.get(seat.cursor));
+        let due = &noun.log[seat.cursor.min(noun.log.len())..];
+        let text = format!("{text}, not {due:?}\n  {seat:?}\n  of {noun:?}");
         violated("sockets hear what follows and what is durable, in order, once", &text);
     }
 
