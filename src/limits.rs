@@ -129,6 +129,11 @@ pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(90);
 pub const OUTBOX_BYTES_MAX: usize = 32 << 10;
 /// Frames that may wait in an outbox.
 pub const OUTBOX_FRAMES_MAX: usize = 256;
+/// Milliseconds that the client of an event stream is asked to wait before it comes back: each another span of these,
+/// so that a hall does not come back at once.
+pub const STREAM_RETRY_MS: std::ops::RangeInclusive<u32> = 1_000..=5_000;
+/// Seconds named in `Retry-After` to the client of an event stream that finds a timer's places taken.
+pub const STREAM_RETRY_AFTER_S: u32 = 10;
 /// Characters of a client's own text that an error message repeats.
 pub const ECHO_CHARS_MAX: usize = 100;
 

@@ -26,6 +26,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// WebSockets open now.
     pub websockets: Gauge,
+    /// Event streams open.
+    pub event_streams: Gauge,
     /// Timers held now.
     pub timers: Gauge,
     /// Exam sessions held.
@@ -78,6 +80,7 @@ impl Metrics {
             connections_refused: Count::default(),
             connections: Gauge::default(),
             websockets: Gauge::default(),
+            event_streams: Gauge::default(),
             timers: Gauge::default(),
             sessions: Gauge::default(),
             sessions_running: Gauge::default(),
@@ -133,9 +136,10 @@ impl Metrics {
         for (name, help, count) in counts {
             registry.register(name, help, count.clone());
         }
-        let gauges: [(&str, &str, &Gauge); 8] = [
+        let gauges: [(&str, &str, &Gauge); 9] = [
             ("connections", "Connections open", &self.connections),
             ("websockets", "WebSockets open", &self.websockets),
+            ("event_streams", "Event streams open", &self.event_streams),
             ("timers", "Timers held", &self.timers),
             ("sessions", "Exam sessions held", &self.sessions),
             ("sessions_running", "Exam sessions in progress or in their grace", &self.sessions_running),

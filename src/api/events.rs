@@ -669,7 +669,7 @@ pub fn updated(wish: &Wish) -> String {
 
 /// The payload of an event of a timer: the fields of the message that its clients hear, and who did it.
 pub fn payload(told: &Told<'_>) -> Arc<str> {
-    let Reading { remaining_s, elapsed_s, remaining_ms, at } = told.reading;
+    let Reading { remaining_s, elapsed_s, remaining_ms, at, .. } = told.reading;
     let exact =
         || json!({ "remaining_seconds": remaining_s, "remaining_ms": remaining_ms, "server_time_ms": at.ms() });
     let mut fields = match told.what {

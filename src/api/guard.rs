@@ -47,6 +47,13 @@ pub enum Barred {
     TooSmall,
 }
 
+impl Caller {
+    /// Whether what he listens at takes one of the noun's places: an instructor does not take a student's.
+    pub fn is_counted(&self) -> bool {
+        self.role.is_none_or(|role| role < Role::Instructor)
+    }
+}
+
 impl Guard {
     /// Rules over `keys`.
     pub fn new(keys: Keys, keys_required: bool, origins: Vec<String>, trusted_proxies: Vec<IpAddr>) -> Self {

@@ -107,6 +107,17 @@ pub enum Outcome {
     Export(Export, Hold),
     /// Complete the upgrade with these bytes, then open the socket.
     Upgrade(Vec<u8>, Socket),
+    /// Send this head, and then every message of the timer.
+    Stream {
+        /// The head of the answer.
+        head: Response,
+        /// The timer's serial number.
+        serial: u32,
+        /// Whether it takes one of the timer's places: an instructor's does not.
+        counted: bool,
+        /// How long the client is to wait before it comes back, in milliseconds.
+        retry_ms: u32,
+    },
 }
 
 /// What is on the other side of a completed upgrade.
@@ -329,7 +340,7 @@ impl Api {
         if !socket && ws::wants_upgrade(head) {
             return Err(error_text(400, "This path is no WebSocket"));
         }
-        let caller = self.guard.caller(head, socket);
+        let caller = self.guard.caller(head, row.1.takes_key_in_query());
         // A socket is refused by a close code, once it is open.
         match self.guard.admit(&caller, if socket { Access::Open } else { *access }) {
             Ok(()) => {}
@@ -385,6 +396,7 @@ impl Api {
             | Route::EchoSocket => {
                 return self.upgrade(route, id, caller, head, world);
             }
+            Route::TimerStream => return self.stream(id, caller, head, world),
             Route::Assessments => Ok(self.assessments(world)),
             Route::Assessment if is("PUT") => return self.put_assessment(id, request, world),
             Route::Assessment if is("DELETE") => return self.remove_assessment(id, world),
@@ -443,7 +455,7 @@ impl Api {
             }
         } else if route == Route::SessionSocket {
             let Engine { delivery, fx, .. } = &mut *world.engine;
-            let counted = caller.role.is_none_or(|role| role < Role::Instructor);
+            let counted = caller.is_counted();
             match delivery.shown(world.now, id, fx) {
                 None => Socket::Refused(4004, "Session not found".into()),
                 Some(session) if !session.state.is_active() => {
@@ -458,7 +470,7 @@ impl Api {
             }
         } else {
             let Engine { timers: all, fx, .. } = &mut *world.engine;
-            let counted = caller.role.is_none_or(|role| role < Role::Instructor);
+            let counted = caller.is_counted();
             match all.shown(world.now, id, fx).map(|timer| timer.serial) {
                 None => Socket::Refused(4004, "Timer not found".into()),
                 Some(serial) if counted && (world.clients)(Topic::Timer(serial)) >= self.limits.clients_per_timer => {

@@ -29,6 +29,8 @@ pub enum Route {
     TimersBulk(Bulk),
     /// The WebSocket of one timer.
     TimerSocket,
+    /// Its messages as server-sent events.
+    TimerStream,
     /// All events.
     Events,
     /// One event.
@@ -163,6 +165,7 @@ const TABLE: &[Row] = &[
     ("/timers/{id}", Route::Timer, &[(GET, VIEWER), (DELETE, INSTRUCTOR)]),
     ("/timers/{id}/control", Route::TimerControl, &[(POST, INSTRUCTOR)]),
     ("/timers/{id}/history", Route::TimerHistory, &[(GET, INSTRUCTOR)]),
+    ("/timers/{id}/stream", Route::TimerStream, &[(GET, VIEWER)]),
     ("/timers/bulk/start", Route::TimersBulk(Bulk::Start), &[(POST, INSTRUCTOR)]),
     ("/timers/bulk/pause", Route::TimersBulk(Bulk::Pause), &[(POST, INSTRUCTOR)]),
     ("/timers/bulk/resume", Route::TimersBulk(Bulk::Resume), &[(POST, INSTRUCTOR)]),
@@ -211,6 +214,11 @@ pub struct Routes {
 }
 
 impl Route {
+    /// Whether browsers ask for it in a way in which they cannot send headers: a key may be in the query.
+    pub const fn takes_key_in_query(self) -> bool {
+        self.is_socket() || matches!(self, Route::TimerStream)
+    }
+
     /// Whether it is a WebSocket.
     pub const fn is_socket(self) -> bool {
         matches!(

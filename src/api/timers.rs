@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::api::answer::{self, error_text, faults};
 use crate::api::form::{self, Fault, Form};
+use crate::api::guard::Caller;
 use crate::api::precondition::IfMatch;
 use crate::api::routes::{Bulk, Route};
 use crate::api::time::{date_time, date_time_ms};
@@ -24,7 +25,8 @@ use crate::domain::history::{self, Actor, Entry};
 use crate::domain::staged::Hold;
 use crate::domain::timers::{Action, Begin, Blueprint, Message, Reading, Refusal, State, Timer, Verdict};
 use crate::limits::*;
-use crate::wire::http::{Head, Request, Response};
+use crate::wire::http::{Body, Head, Request, Response};
+use crate::wire::sse;
 
 // ---------------------------------------------------------------------------------------------------------------
 // Calls: everything that is checked before anything is done, then done at once.
@@ -53,6 +55,30 @@ impl Api {
             }
             None => not_found(),
         }
+    }
+
+    /// `GET /timers/{id}/stream`.
+    pub(super) fn stream(&self, id: &str, caller: &Caller, head: &Head, world: &mut World<'_>) -> Outcome {
+        let Engine { timers: all, fx, .. } = &mut *world.engine;
+        let refusal = |response| Outcome::Answer(response, Hold::Nothing);
+        let Some(serial) = all.shown(world.now, id, fx).map(|timer| timer.serial) else {
+            return refusal(not_found());
+        };
+        let counted = caller.is_counted();
+        if counted && (world.clients)(Topic::Timer(serial)) >= self.limits.clients_per_timer {
+            let full = error_text(429, "Too many connections");
+            return refusal(full.with("Retry-After", STREAM_RETRY_AFTER_S.to_string()));
+        }
+        let content_type = Some(sse::CONTENT_TYPE);
+        // Proxies that gather answers would make a stream of it that comes in lumps.
+        let headers = vec![("X-Accel-Buffering", "no".to_owned())];
+        let response = Response { status: 200, headers, content_type, body: Body::Endless };
+        if head.method == "HEAD" {
+            return refusal(response);
+        }
+        let spread_ms = world.chance.next_u32() % (STREAM_RETRY_MS.end() - STREAM_RETRY_MS.start() + 1);
+        let (head, retry_ms) = (self.finish(head, response), STREAM_RETRY_MS.start() + spread_ms);
+        Outcome::Stream { head, serial, counted, retry_ms }
     }
 
     /// Everything that changes a timer, or many.

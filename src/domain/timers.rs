@@ -205,6 +205,22 @@ pub enum Message {
     Deleted,
 }
 
+impl Message {
+    /// What the timer's face showed when it was said. `None`: it had none any more.
+    pub fn reading(&self) -> Option<&Reading> {
+        match self {
+            Message::Started(reading)
+            | Message::Tick(reading)
+            | Message::Paused(reading)
+            | Message::Stopped(reading)
+            | Message::Expired(reading)
+            | Message::Warning { reading, .. }
+            | Message::Extended { reading, .. } => Some(reading),
+            Message::Deleted => None,
+        }
+    }
+}
+
 /// What a timer's face shows at one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
@@ -216,6 +232,8 @@ pub struct Reading {
     pub remaining_ms: u64,
     /// When this was read.
     pub at: WallMs,
+    /// The timer's revision then.
+    pub revision: u64,
 }
 
 impl Timer {
@@ -224,7 +242,8 @@ impl Timer {
         let left = self.countdown.left(now);
         let remaining_s = second.ceil(left);
         let elapsed_s = self.duration_s.saturating_sub(remaining_s);
-        Reading { remaining_s, elapsed_s, remaining_ms: second.ms(left), at: now.wall }
+        let (remaining_ms, at, revision) = (second.ms(left), now.wall, self.revision);
+        Reading { remaining_s, elapsed_s, remaining_ms, at, revision }
     }
 
     /// Its end, while running.

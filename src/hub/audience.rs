@@ -2,7 +2,16 @@
 //!
 //! Owns the list of a topic's connections. A connection knows its place in the list, so that leaving costs one swap.
 
-/// The connections of one topic.
+/// In which form messages reach somebody. Each is written once for all who take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// Frames of a WebSocket.
+    WebSocket,
+    /// Server-sent events.
+    EventStream,
+}
+
+/// The connections of one topic that take messages in one form.
 #[derive(Debug, Default)]
 pub struct Audience {
     members: Vec<u32>,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Mono;
 use crate::domain::effects::Topic;
+use crate::hub::audience::Encoding;
 use crate::hub::outbox::{Bound, Frame, Outbox};
 use crate::limits::*;
 use crate::wire::http::{self, Head, Request, Stage, Version};
@@ -94,6 +95,8 @@ pub enum Protocol {
     Http(Box<Http>),
     /// Messages.
     Socket(Socket),
+    /// Messages as an answer that does not end.
+    Stream(Stream),
 }
 
 /// An HTTP connection.
@@ -203,6 +206,25 @@ impl Http {
             Stage::Head => HEAD_AGE_MAX,
             Stage::Body => BODY_AGE_MAX,
         }
+    }
+}
+
+/// An event stream.
+#[derive(Debug)]
+pub struct Stream {
+    /// What it listens to.
+    pub listens: Listens,
+    /// Its place in the audience.
+    pub place: u32,
+    /// When the kernel last took bytes of it.
+    pub progress: Mono,
+}
+
+impl Stream {
+    /// When something must be said or done next, if it was last `told` something then. `sending`: something waits for
+    /// the client to take it.
+    pub fn patience(&self, told: Mono, sending: bool) -> Mono {
+        if sending { self.progress + WRITE_STALL_MAX } else { told + KEEPALIVE_AFTER }
     }
 }
 
@@ -316,15 +338,24 @@ impl Conn {
     pub fn http(&mut self) -> Option<&mut Http> {
         match &mut self.protocol {
             Protocol::Http(http) => Some(http),
-            Protocol::Socket(_) => None,
+            Protocol::Socket(_) | Protocol::Stream(_) => None,
         }
     }
 
     /// Its WebSocket state, while it speaks that.
     pub fn socket(&mut self) -> Option<&mut Socket> {
         match &mut self.protocol {
-            Protocol::Http(_) => None,
             Protocol::Socket(socket) => Some(socket),
+            Protocol::Http(_) | Protocol::Stream(_) => None,
+        }
+    }
+
+    /// What it listens to, its place there, and in which form.
+    pub fn listening(&mut self) -> Option<(&mut Listens, &mut u32, Encoding)> {
+        match &mut self.protocol {
+            Protocol::Http(_) => None,
+            Protocol::Socket(socket) => Some((&mut socket.listens, &mut socket.place, Encoding::WebSocket)),
+            Protocol::Stream(stream) => Some((&mut stream.listens, &mut stream.place, Encoding::EventStream)),
         }
     }
 
@@ -332,7 +363,7 @@ impl Conn {
     pub fn wants_input(&self) -> bool {
         match (&self.phase, &self.protocol) {
             // What is still coming is thrown away, so that closing does not reset the line under our last words.
-            (Phase::Leaving | Phase::Lingering, _) => true,
+            (Phase::Leaving | Phase::Lingering, _) | (Phase::Open, Protocol::Stream(_)) => true,
             (Phase::Dead, _) => false,
             (Phase::Open, Protocol::Http(http)) => {
                 let idle = http.takes_requests() && http.next.is_none() && !http.parked;
@@ -360,6 +391,7 @@ impl Conn {
             Protocol::Http(http) => http.booked_bytes,
             // A socket's input is only touched when bytes come, and booked then.
             Protocol::Socket(socket) => socket.decoder.buffered(),
+            Protocol::Stream(_) => 0,
         }
     }
 

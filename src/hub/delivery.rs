@@ -16,6 +16,7 @@ use crate::domain::delivery::{Message, State};
 use crate::domain::effects::Topic;
 use crate::domain::staged::{Flight, Hold};
 use crate::hub::Hub;
+use crate::hub::audience::Encoding;
 use crate::hub::conn::ConnId;
 use crate::hub::outbox::{Bound, Frame, Shared};
 use crate::hub::sockets::push;
@@ -210,7 +211,7 @@ impl Hub {
             let frame =
                 frame.or_insert_with(|| Frame::tick(ws::text_frame(&delivery::timer(Some(left_s), now, None))));
             let frame = frame.clone();
-            self.cast(now, Topic::Session(serial), &frame, Bound::CANDIDATE);
+            self.cast(now, (Topic::Session(serial), Encoding::WebSocket), &frame, Bound::CANDIDATE);
         }
         // The text says when: the next slot has its own.
         self.desks.frames.clear();

@@ -13,9 +13,10 @@ use crate::api::results::{Export, Next, Page};
 use crate::clock::Now;
 use crate::domain::disk::Answer;
 use crate::domain::staged::Hold;
-use crate::hub::Hub;
+use crate::hub::audience::Audience;
 use crate::hub::conn::ConnId;
 use crate::hub::custody::Waiting;
+use crate::hub::{Hub, count};
 use crate::limits::EXPORTS_MAX;
 use crate::wire::http::{self, Body, Response, Version};
 
@@ -76,7 +77,7 @@ impl Hub {
     fn next_page(&mut self, now: Now, key: u32, hold: Hold) {
         let Some(running) = self.exports.get_mut(key as usize).filter(|running| !running.is_asked) else { return };
         let audiences = &self.audiences;
-        let clients = |topic| audiences.get(&topic).map_or(0, |audience| audience.members());
+        let clients = |topic| count(audiences, topic, Audience::members);
         match running.export.next(now, &mut self.engine, &clients) {
             Next::Page(page) => {
                 self.publish(now);

@@ -18,6 +18,7 @@ pub mod exports;
 pub mod outbox;
 mod requests;
 mod sockets;
+mod streams;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -44,7 +45,7 @@ use crate::domain::{Engine, Return, timers};
 use crate::limits::*;
 use crate::metrics::Metrics;
 use crate::wire::http::Stage;
-use audience::Audience;
+use audience::{Audience, Encoding};
 use conn::{Conn, ConnId, Outlet, Phase, Protocol};
 use custody::{Asker, Custody, Held, Waiting};
 use delivery::Desks;
@@ -107,7 +108,7 @@ pub struct Hub {
     chance: Chance,
     conns: Slab<Conn>,
     generation: u32,
-    audiences: HashMap<Topic, Audience>,
+    audiences: HashMap<(Topic, Encoding), Audience>,
     feeds: Feeds,
     limiter: Limiter,
     speller: Speller,
@@ -444,7 +445,7 @@ impl Hub {
             Protocol::Socket(socket) => {
                 conn.wants_input() && !self.feeds.is_full(socket.listens) && !self.desks.is_full(index)
             }
-            Protocol::Http(_) => conn.wants_input(),
+            Protocol::Http(_) | Protocol::Stream(_) => conn.wants_input(),
         })
     }
 
@@ -457,6 +458,8 @@ impl Hub {
                 self.pump(now, index);
             }
             Protocol::Socket(_) => self.hear(now, index, bytes),
+            // Whoever listens to an answer has nothing to say.
+            Protocol::Stream(_) => {}
         }
     }
 
@@ -519,6 +522,9 @@ impl Hub {
                         let held = conn.outbox.held_bytes();
                         conn.outbox.advance(sent);
                         bytes_left = bytes_left.saturating_sub(sent);
+                        if let Protocol::Stream(stream) = &mut conn.protocol {
+                            stream.progress = now.mono;
+                        }
                         if conn.is_metered {
                             let freed = held - conn.outbox.held_bytes();
                             self.unsent_bytes = self.unsent_bytes.saturating_sub(freed);
@@ -527,7 +533,7 @@ impl Hub {
                                     http.progress = now.mono;
                                     true
                                 }
-                                Protocol::Socket(_) => !conn.outbox.is_empty(),
+                                Protocol::Socket(_) | Protocol::Stream(_) => !conn.outbox.is_empty(),
                             };
                         }
                         if sent < offered {
@@ -592,6 +598,7 @@ impl Hub {
                 Protocol::Http(http) => {
                     http.export.and_then(|key| self.exports.try_remove(key as usize));
                 }
+                Protocol::Stream(_) => _ = self.metrics.event_streams.dec(),
             }
             sockets.close(index);
         }
@@ -622,7 +629,7 @@ impl Hub {
         for index in indices.into_iter().filter_map(|index| u32::try_from(index).ok()) {
             match self.conns.get(index as usize).map(|conn| &conn.protocol) {
                 Some(Protocol::Socket(_)) => self.close_socket(now, index, 1012, RESTART),
-                Some(Protocol::Http(_)) => self.leave(now, index),
+                Some(Protocol::Http(_) | Protocol::Stream(_)) => self.leave(now, index),
                 None => {}
             }
         }
@@ -673,6 +680,16 @@ impl Hub {
         (conn.generation == id.generation && conn.phase == Phase::Open).then_some(conn)
     }
 
+    /// So many listen to `topic`.
+    fn listeners(&self, topic: Topic) -> u32 {
+        count(&self.audiences, topic, Audience::members)
+    }
+
+    /// So many clients take a place at `topic`.
+    fn clients(&self, topic: Topic) -> u32 {
+        count(&self.audiences, topic, Audience::counted)
+    }
+
     /// An answer has been given: requests behind it may be looked at.
     fn resume(&mut self, now: Now, id: ConnId) {
         if self.live(id).is_some() {
@@ -714,6 +731,7 @@ impl Hub {
         let patience = match &conn.protocol {
             Protocol::Http(http) => http.patience(!conn.outbox.is_empty()),
             Protocol::Socket(socket) => Some(socket.patience(conn.told).min(self.feeds.patience(socket.listens))),
+            Protocol::Stream(stream) => Some(stream.patience(conn.told, !conn.outbox.is_empty())),
         };
         if let Some(due) = patience.filter(|due| *due < conn.alarm) {
             self.set_alarm(index, due);
@@ -754,7 +772,7 @@ impl Hub {
         let sending = !conn.outbox.is_empty();
         match (conn.phase, &conn.protocol) {
             (Phase::Dead, _) => {}
-            (Phase::Lingering, _) | (Phase::Leaving, Protocol::Socket(_)) => self.kill(index),
+            (Phase::Lingering, _) | (Phase::Leaving, Protocol::Socket(_) | Protocol::Stream(_)) => self.kill(index),
             (Phase::Leaving, Protocol::Http(http)) => {
                 let until = http.progress + WRITE_STALL_MAX;
                 if until <= now.mono { self.kill(index) } else { self.set_alarm(index, until) }
@@ -764,8 +782,15 @@ impl Hub {
                 _ => self.watch(index),
             },
             (Phase::Open, Protocol::Socket(_)) => self.nudge(now, index),
+            (Phase::Open, Protocol::Stream(_)) => self.nudge_stream(now, index),
         }
     }
+}
+
+/// So many listen to `topic`, in whatever form.
+fn count(audiences: &HashMap<(Topic, Encoding), Audience>, topic: Topic, of: fn(&Audience) -> u32) -> u32 {
+    let forms = [Encoding::WebSocket, Encoding::EventStream];
+    forms.into_iter().filter_map(|encoding| audiences.get(&(topic, encoding))).map(of).sum()
 }
 
 /// Bytes of connections that were let go, and are free when they are reaped.

@@ -12,10 +12,11 @@ use crate::api::{Outcome, Socket as Opened, World};
 use crate::clock::Now;
 use crate::domain::effects::Topic;
 use crate::domain::staged::Hold;
+use crate::hub::audience::Audience;
 use crate::hub::conn::{ConnId, Framing, Listens, Outlet, Phase, Protocol, Reply, Socket};
 use crate::hub::custody::{Held, Waiting};
 use crate::hub::outbox::Frame;
-use crate::hub::{Hub, RESTART};
+use crate::hub::{Hub, RESTART, count};
 use crate::limits::OUTBOX_BYTES_MAX;
 use crate::wire::http::{self, Fault, Head, Input, Request, Response, Stage};
 
@@ -90,7 +91,7 @@ impl Hub {
                 peer,
                 engine: &mut self.engine,
                 chance: &mut self.chance,
-                clients: &|topic| audiences.get(&topic).map_or(0, |audience| audience.counted()),
+                clients: &|topic| count(audiences, topic, Audience::counted),
                 event_sockets: &|address| feeds.sockets_of(address),
                 subscribers: feeds.subscribed(),
                 limiter: &mut self.limiter,
@@ -130,6 +131,9 @@ impl Hub {
                         self.custody.hold(hold, waiting, Held::Words(response));
                     }
                 }
+            }
+            Outcome::Stream { head, serial, counted, retry_ms } => {
+                self.open_stream(now, index, &request.head, &head, (serial, counted), retry_ms);
             }
             Outcome::Published(place) => {
                 let Some(number) = self.enqueue_reply(index) else { return };
@@ -262,7 +266,7 @@ impl Hub {
         }
     }
 
-    fn encode(&mut self, now: Now, framing: Framing, response: &Response) -> Vec<u8> {
+    pub(super) fn encode(&mut self, now: Now, framing: Framing, response: &Response) -> Vec<u8> {
         let mut bytes = Vec::new();
         let Framing { version, keep_alive, head_only } = framing;
         let date = self.date.at(now.wall);

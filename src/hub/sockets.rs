@@ -10,7 +10,8 @@ use crate::domain::delivery::Message as SessionSaid;
 use crate::domain::effects::{Announcement, Message as Said, Topic};
 use crate::domain::timers::Message as TimerSaid;
 use crate::hub::Hub;
-use crate::hub::conn::{Conn, Listens, Phase};
+use crate::hub::audience::Encoding;
+use crate::hub::conn::{Conn, Listens, Phase, Protocol};
 use crate::hub::outbox::{Bound, Frame, Overflow, Shared};
 use crate::limits::{KEEPALIVE_AFTER, PEER_SILENCE_MAX, PING_EVERY};
 use crate::wire::ws::{self, Message};
@@ -39,9 +40,9 @@ impl Hub {
         self.publish(now);
         let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) else { return };
         let Listens::Topic { topic, counted } = socket.listens else { return };
-        let audience = self.audiences.entry(topic).or_default();
+        let audience = self.audiences.entry((topic, Encoding::WebSocket)).or_default();
         socket.place = audience.join(index, counted);
-        let clients = audience.counted();
+        let clients = self.clients(topic);
         let serial = match topic {
             Topic::Timer(serial) => serial,
             Topic::Session(serial) => return self.join_session(now, index, serial),
@@ -146,20 +147,22 @@ impl Hub {
         if let (Said::Session(message), Topic::Session(serial)) = (message, topic) {
             self.log_session(*serial, message);
         }
-        if !self.audiences.contains_key(topic) {
+        if self.listeners(*topic) == 0 {
             return;
         }
+        let key = (*topic, Encoding::WebSocket);
         self.text.clear();
         match message {
             Said::Timer(message) => {
                 timers::announce(message, &mut self.text);
+                self.stream(now, *topic, message);
                 if *message == TimerSaid::Deleted {
                     return self.dissolve(now, *topic, 4000, "Timer deleted");
                 }
                 let bytes = ws::text_frame(&self.text);
                 let is_tick = matches!(message, TimerSaid::Tick(_));
                 let frame = if is_tick { Frame::tick(bytes) } else { Frame::lasting(bytes) };
-                self.cast(now, *topic, &frame, Bound::CLIENT);
+                self.cast(now, key, &frame, Bound::CLIENT);
             }
             Said::Session(SessionSaid::Gone) => self.dissolve(now, *topic, 4004, "Session not found"),
             Said::Session(message) => {
@@ -168,14 +171,14 @@ impl Hub {
                 follows.iter().for_each(|text| ws::push_text_frame(text, &mut bytes));
                 let is_tick = matches!(message, SessionSaid::Tick(_));
                 let frame = if is_tick { Frame::tick(bytes) } else { Frame::lasting(bytes) };
-                self.cast(now, *topic, &frame, Bound::CANDIDATE);
+                self.cast(now, key, &frame, Bound::CANDIDATE);
             }
         }
     }
 
     /// Puts a pointer to `frame` into the outbox of everybody who listens.
-    pub(super) fn cast(&mut self, now: Now, topic: Topic, frame: &Shared, bound: Bound) {
-        let Some(audience) = self.audiences.get_mut(&topic) else { return };
+    pub(super) fn cast(&mut self, now: Now, key: (Topic, Encoding), frame: &Shared, bound: Bound) {
+        let Some(audience) = self.audiences.get_mut(&key) else { return };
         let mut slow = Vec::new();
         let mut gave_way = 0;
         let mut frames = 0;
@@ -199,19 +202,34 @@ impl Hub {
 
     /// The noun is gone: everybody hears so, and is sent away.
     fn dissolve(&mut self, now: Now, topic: Topic, code: u16, reason: &str) {
-        let Some(mut audience) = self.audiences.remove(&topic) else { return };
+        for index in self.take_audience((topic, Encoding::EventStream)) {
+            self.leave(now, index);
+        }
         let frame = (!self.text.is_empty()).then(|| Frame::lasting(ws::text_frame(&self.text)));
-        for index in audience.round().collect::<Vec<_>>() {
-            if let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) {
-                socket.listens = Listens::Nothing;
-            }
+        for index in self.take_audience((topic, Encoding::WebSocket)) {
             frame.iter().for_each(|frame| self.tell(now, index, frame));
             self.close_socket(now, index, code, reason);
         }
     }
 
+    /// Takes everybody who listens in this way out of the audience, which is gone.
+    fn take_audience(&mut self, key: (Topic, Encoding)) -> Vec<u32> {
+        let everybody: Vec<u32> = self
+            .audiences
+            .remove(&key)
+            .iter_mut()
+            .flat_map(|audience| audience.round().collect::<Vec<_>>())
+            .collect();
+        for index in &everybody {
+            if let Some((listens, ..)) = self.conns.get_mut(*index as usize).and_then(Conn::listening) {
+                *listens = Listens::Nothing;
+            }
+        }
+        everybody
+    }
+
     /// Tells one client something in text.
-    fn tell(&mut self, now: Now, index: u32, frame: &Shared) {
+    pub(super) fn tell(&mut self, now: Now, index: u32, frame: &Shared) {
         let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
         conn.told = now.mono;
         match push(conn, frame, conn.outlet.bound(), &mut self.unsent_bytes) {
@@ -249,6 +267,10 @@ impl Hub {
     }
 
     pub(super) fn close_slow(&mut self, now: Now, index: u32) {
+        if let Some(Protocol::Stream(_)) = self.conns.get(index as usize).map(|conn| &conn.protocol) {
+            self.metrics.slow_clients.inc();
+            return self.kill(index);
+        }
         let listens = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()).map(|socket| socket.listens);
         if let Some(Listens::Subscriber(key)) = listens {
             return self.close_slow_subscriber(now, index, key);
@@ -271,26 +293,26 @@ impl Hub {
 
     /// Leaves the audience.
     pub(super) fn part(&mut self, index: u32) {
-        let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) else { return };
-        let listens = std::mem::replace(&mut socket.listens, Listens::Nothing);
+        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        let Some((listens, place, encoding)) = conn.listening() else { return };
+        let (listens, place) = (std::mem::replace(listens, Listens::Nothing), *place);
         let Listens::Topic { topic, counted } = listens else {
             self.feeds.close(listens);
             self.metrics.subscribers.set(i64::from(self.feeds.subscribed()));
             return;
         };
-        let place = socket.place;
-        let Some(audience) = self.audiences.get_mut(&topic) else { return };
+        let key = (topic, encoding);
+        let Some(audience) = self.audiences.get_mut(&key) else { return };
         let moved = audience.leave(place, counted);
         if audience.is_empty() {
-            self.audiences.remove(&topic);
+            self.audiences.remove(&key);
             if let Topic::Session(serial) = topic {
                 self.engine.delivery.unlisten(serial);
             }
         }
-        if let Some(socket) =
-            moved.and_then(|moved| self.conns.get_mut(moved as usize)).and_then(|conn| conn.socket())
-        {
-            socket.place = place;
+        let moved = moved.and_then(|moved| self.conns.get_mut(moved as usize)).and_then(Conn::listening);
+        if let Some((_, its_place, _)) = moved {
+            *its_place = place;
         }
     }
 

@@ -752,13 +752,15 @@ pub enum Body {
     Static(&'static [u8]),
     /// Bytes that follow in chunks, nobody knows how many.
     Stream,
+    /// Bytes that follow until the connection ends.
+    Endless,
 }
 
 impl Body {
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
-            Body::Empty | Body::Stream => &[],
+            Body::Empty | Body::Stream | Body::Endless => &[],
             Body::Bytes(bytes) => bytes,
             Body::Static(bytes) => bytes,
         }
@@ -797,7 +799,7 @@ pub fn encode(
         match (&response.body, version) {
             (Body::Stream, Version::Http11) => push_field(out, "Transfer-Encoding", "chunked"),
             // It ends where the connection does (RFC 9112 section 6.3).
-            (Body::Stream, Version::Http10) => {}
+            (Body::Stream, Version::Http10) | (Body::Endless, _) => {}
             _ => push_field(out, "Content-Length", &body.len().to_string()),
         }
     }

@@ -1,7 +1,8 @@
 //! Bytes from and to the network, as messages.
 //!
-//! Owns the grammar of the protocols: [`http`] (RFC 9112) and [`ws`] (RFC 6455). Both take bytes that are cut
-//! anywhere and give whole requests or messages, or the one fault that ends the connection.
+//! Owns the grammar of the protocols: [`http`] (RFC 9112) and [`ws`] (RFC 6455), which take bytes that are cut
+//! anywhere and give whole requests or messages, or the one fault that ends the connection; and [`sse`] (WHATWG HTML),
+//! which only goes out.
 //!
 //! Must not know: a service, a route, JSON, a socket, the time. A codec never waits and never starts anything; how
 //! old an unfinished head, body or message may become is judged by whoever owns the clock.
@@ -11,4 +12,5 @@
 //! holds nothing on the heap.
 
 pub mod http;
+pub mod sse;
 pub mod ws;
