@@ -23,7 +23,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::api::rates::{Rate, Rates};
-use crate::domain::timers::Outage;
+use crate::domain::absence::Outage;
 use crate::keys::{self, KeySource, Keys, Role};
 use crate::{client, limits, logging};
 
@@ -71,6 +71,12 @@ pub struct Config {
     pub known_candidates_only: bool,
     /// Whether candidates need no key.
     pub open_candidates: bool,
+    /// Whether there are rooms.
+    pub rooms: bool,
+    /// How long somebody has to come back to his room, 1 s to `limits::ROOM_SPAN_MAX`.
+    pub room_leave: Duration,
+    /// How long a room without anybody is kept, as long.
+    pub room_empty: Duration,
     /// Connections served at a time, 1..`limits::CONNECTIONS_MAX_CEILING`.
     pub connections_max: u32,
     /// How long a finished timer, or an ended session, keeps its place; none means forever.
@@ -236,6 +242,9 @@ impl Config {
             ("open", self.open.to_string()),
             ("open-candidates", self.open_candidates.to_string()),
             ("known-candidates-only", self.known_candidates_only.to_string()),
+            ("rooms", if self.rooms { "on" } else { "off" }.to_owned()),
+            ("room-leave", span_text(self.room_leave)),
+            ("room-empty", span_text(self.room_empty)),
             ("keys", listed(key_sources, "none")),
             ("trusted-proxy", listed(self.trusted_proxies.iter().map(ToString::to_string).collect(), "none")),
             ("cors-origin", listed(self.cors_origins.clone(), "*")),
@@ -251,6 +260,7 @@ impl Config {
             ("rate-publish", self.rates.publish.to_string()),
             ("rate-query", self.rates.query.to_string()),
             ("rate-admin", self.rates.admin.to_string()),
+            ("rate-rooms", self.rates.rooms.to_string()),
             ("ws-per-address", Most(self.sockets_per_address).to_string()),
             ("log-level", self.log_level.to_string().to_lowercase()),
             ("log-level-file", self.log_level_file.as_ref().map_or("none".into(), |file| file.display().to_string())),
@@ -395,6 +405,21 @@ struct Flags {
     #[arg(value_parser = keep, help_heading = "Timers")]
     keep_finished: Keep,
 
+    /// Whether teams can share a countdown: anybody who reaches the port can make a room, and no key is asked for
+    #[arg(long, env = "TIMERD_ROOMS", value_name = "ON", default_value = "on", help_heading = "Rooms")]
+    #[arg(value_parser = PossibleValuesParser::new(["on", "off"]).map(|text| text == "on"))]
+    rooms: bool,
+
+    /// How long somebody whose line is lost has to come back before he has left: 1s..24h (units s, m, h)
+    #[arg(long, env = "TIMERD_ROOM_LEAVE", value_name = "DURATION", help_heading = "Rooms")]
+    #[arg(default_value_t = Span(limits::ROOM_LEAVE_DEFAULT), value_parser = span)]
+    room_leave: Span,
+
+    /// How long a room without anybody is kept: 1s..24h (units s, m, h)
+    #[arg(long, env = "TIMERD_ROOM_EMPTY", value_name = "DURATION", help_heading = "Rooms")]
+    #[arg(default_value_t = Span(limits::ROOM_EMPTY_DEFAULT), value_parser = span)]
+    room_empty: Span,
+
     /// Ask for keys on loopback, too
     #[arg(long, env = "TIMERD_REQUIRE_AUTH", help_heading = "Access", value_parser = boolean)]
     require_auth: bool,
@@ -457,6 +482,11 @@ struct Flags {
     #[arg(default_value_t = Rates::default().admin, value_parser = Rate::from_str)]
     rate_admin: Rate,
 
+    /// Rooms that one address may make, in the same form
+    #[arg(long, env = "TIMERD_RATE_ROOMS", value_name = "RATE", help_heading = "Limits")]
+    #[arg(default_value_t = Rates::default().rooms, value_parser = Rate::from_str)]
+    rate_rooms: Rate,
+
     /// WebSockets that one address may have open to publish and subscribe, or off; those of timers do not count
     #[arg(long, env = "TIMERD_WS_PER_ADDRESS", value_name = "N", help_heading = "Limits")]
     #[arg(default_value_t = Most(Some(limits::EVENT_SOCKETS_PER_ADDRESS)), value_parser = most)]
@@ -496,6 +526,21 @@ impl std::fmt::Display for Keep {
     }
 }
 
+/// How long something lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span(Duration);
+
+impl std::fmt::Display for Span {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&span_text(self.0))
+    }
+}
+
+fn span(text: &str) -> Result<Span, &'static str> {
+    let time = time(text).filter(|time| (Duration::from_secs(1)..=limits::ROOM_SPAN_MAX).contains(time));
+    time.map(Span).ok_or("must be a whole number with a unit of s, m or h (such as 30s), 1s..24h")
+}
+
 /// At most so many; none means any number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Most(Option<u32>);
@@ -520,9 +565,13 @@ fn most(text: &str) -> Result<Most, String> {
 const KEEP_UNITS_S: [(char, u64); 5] = [('w', 604_800), ('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)];
 
 fn keep_text(time: Option<Duration>) -> String {
-    let Some(seconds) = time.map(|time| time.as_secs()) else { return "forever".to_owned() };
+    time.map_or_else(|| "forever".to_owned(), span_text)
+}
+
+fn span_text(time: Duration) -> String {
+    let seconds = time.as_secs();
     // Days rather than weeks: 7d is how people and the contract say it.
-    let unit = KEEP_UNITS_S.iter().skip(1).find(|(_, unit)| seconds % unit == 0);
+    let unit = KEEP_UNITS_S.iter().skip(1).find(|(_, unit)| seconds.is_multiple_of(*unit));
     unit.map_or_else(|| format!("{seconds}s"), |(letter, unit)| format!("{}{letter}", seconds / unit))
 }
 
@@ -530,14 +579,16 @@ fn keep(text: &str) -> Result<Keep, String> {
     if text == "forever" {
         return Ok(Keep(None));
     }
-    let time = text.char_indices().next_back().and_then(|(end, letter)| {
-        let (_, unit) = KEEP_UNITS_S.iter().find(|(known, _)| *known == letter)?;
-        digits(text.get(..end)?)?.checked_mul(*unit).map(Duration::from_secs)
-    });
-    match time {
+    match time(text) {
         Some(time) if !time.is_zero() && time <= KEEP_MAX => Ok(Keep(Some(time))),
         _ => Err("must be a whole number with a unit of s, m, h, d or w (such as 7d), 1s..36500d, or forever".into()),
     }
+}
+
+fn time(text: &str) -> Option<Duration> {
+    let (end, letter) = text.char_indices().next_back()?;
+    let (_, unit) = KEEP_UNITS_S.iter().find(|(known, _)| *known == letter)?;
+    digits(text.get(..end)?)?.checked_mul(*unit).map(Duration::from_secs)
 }
 
 fn number(text: &str, min: u32, max: u32) -> Result<u32, String> {
@@ -729,13 +780,21 @@ fn config_of(flags: Flags, matches: &ArgMatches, around: &Surroundings) -> Resul
         sessions_max: flags.max_sessions,
         known_candidates_only: flags.known_candidates_only,
         open_candidates: flags.open_candidates,
+        rooms: flags.rooms,
+        room_leave: flags.room_leave.0,
+        room_empty: flags.room_empty.0,
         connections_max: flags.max_connections,
         keep_finished: flags.keep_finished.0,
         keep_history: flags.keep_history.0,
         keep_results: flags.keep_results.0,
         keep_events: flags.keep_events.0,
         keep_events_max: flags.keep_events_max.map(u64::from),
-        rates: Rates { publish: flags.rate_publish, query: flags.rate_query, admin: flags.rate_admin },
+        rates: Rates {
+            publish: flags.rate_publish,
+            query: flags.rate_query,
+            admin: flags.rate_admin,
+            rooms: flags.rate_rooms,
+        },
         sockets_per_address: flags.ws_per_address.0,
         log_level: flags.log_level,
         log_level_file: flags.log_level_file,
@@ -890,6 +949,9 @@ mod tests {
                 sessions_max: 120_000,
                 known_candidates_only: false,
                 open_candidates: false,
+                rooms: true,
+                room_leave: Duration::from_secs(30),
+                room_empty: Duration::from_secs(300),
                 connections_max: 110_000,
                 keep_finished: Some(Duration::from_secs(7 * 86_400)),
                 keep_history: None,
@@ -915,6 +977,7 @@ mod tests {
                     --keep-events 90d --keep-events-max 1000000 --rate-publish 50/second --rate-query off \
                     --rate-admin 7/hour --ws-per-address off --max-sessions 11 --known-candidates-only \
                     --open-candidates --keep-results 3d \
+                    --rooms off --room-leave 45s --room-empty 2h --rate-rooms 3/minute \
                     --log-level-file l --log-format journal";
         let expected = Config {
             listen: ["127.0.0.1:1", "[::1]:2", "10.0.0.1:3"].map(|a| a.parse().unwrap()).to_vec(),
@@ -933,6 +996,9 @@ mod tests {
             sessions_max: 11,
             known_candidates_only: true,
             open_candidates: true,
+            rooms: false,
+            room_leave: Duration::from_secs(45),
+            room_empty: Duration::from_secs(7200),
             connections_max: 9,
             keep_finished: Some(Duration::from_secs(5400)),
             keep_history: Some(Duration::from_secs(14 * 86_400)),
@@ -943,6 +1009,7 @@ mod tests {
                 publish: "50/second".parse().unwrap(),
                 query: Rate::OFF,
                 admin: "7/hour".parse().unwrap(),
+                rooms: "3/minute".parse().unwrap(),
             },
             sockets_per_address: None,
             log_level: log::LevelFilter::Trace,
@@ -971,6 +1038,15 @@ mod tests {
             ("--second-ms 99 --ephemeral", "--second-ms '99': must be 100..1000"),
             ("--second-ms 1001 --ephemeral", "--second-ms '1001': must be 100..1000"),
             ("--second-ms 500", "--second-ms '500': must be given with --ephemeral only"),
+            ("--rooms maybe", "--rooms 'maybe': must be on or off"),
+            (
+                "--room-leave 0s",
+                "--room-leave '0s': must be a whole number with a unit of s, m or h (such as 30s), 1s..24h",
+            ),
+            (
+                "--room-empty 25h",
+                "--room-empty '25h': must be a whole number with a unit of s, m or h (such as 30s), 1s..24h",
+            ),
             ("--outage stop", "--outage 'stop': must be run-on or freeze"),
             ("--log-level loud", "--log-level 'loud': must be error, warn, info, debug or trace"),
             ("--log-format xml", "--log-format 'xml': must be auto, human or journal"),

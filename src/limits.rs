@@ -211,6 +211,33 @@ pub const HOUR: Duration = Duration::from_secs(3_600);
 pub const RATE_ADDRESSES_MAX: usize = 100_000;
 
 // ---------------------------------------------------------------------------------------------------------------
+// Rooms.
+
+/// Rooms held. Anybody can make one, so there is no flag to raise it by.
+pub const ROOMS_MAX: usize = 1_000;
+/// People of one room.
+pub const ROOM_PEOPLE_MAX: usize = 100;
+/// Sockets with which one person may be in his room: his devices, and old sockets that are not yet noticed to be dead.
+pub const LINES_PER_PERSON: u32 = 5;
+/// Seconds that a room lasts unless whoever makes it says otherwise.
+pub const ROOM_DURATION_S_DEFAULT: u32 = 1_500;
+/// Characters of a person's name.
+pub const PERSON_NAME_CHARS_MAX: usize = 40;
+/// How long somebody whose line is lost has to come back, unless `--room-leave` says otherwise.
+pub const ROOM_LEAVE_DEFAULT: Duration = Duration::from_secs(30);
+/// How long a room without a line is kept, unless `--room-empty` says otherwise.
+pub const ROOM_EMPTY_DEFAULT: Duration = Duration::from_secs(300);
+/// The most `--room-leave` and `--room-empty` may say.
+pub const ROOM_SPAN_MAX: Duration = Duration::from_secs(86_400);
+/// How long it is gathered who has come or gone before all are told: a whole room that comes back is told of in a few
+/// messages, and nobody waits for so little.
+pub const PRESENCE_GATHERED_FOR: Duration = Duration::from_millis(50);
+/// Bytes that may wait in the outbox of somebody in a room: lists of a hundred people with the longest names.
+pub const MEMBER_OUTBOX_BYTES_MAX: usize = 256 << 10;
+/// Unanswered messages of a socket in a room beyond which it is not read.
+pub const MEMBER_UNANSWERED_MAX: usize = 64;
+
+// ---------------------------------------------------------------------------------------------------------------
 // Delivery.
 
 /// Assessments held.

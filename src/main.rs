@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use timerd::config::{self, Access, Config, DataDir, Exit, Invocation};
 use timerd::domain::countdown::Second;
-use timerd::domain::{delivery, timers};
+use timerd::domain::{delivery, rooms, timers};
 use timerd::hub::{self, Hub};
 use timerd::keys;
 use timerd::server::listen::Listeners;
@@ -78,6 +78,13 @@ fn serve(config: Config) -> Result<(), Exit> {
             keep_finished: config.keep_finished,
             second: Second::from_ms(config.second_ms),
             outage: config.outage,
+        },
+        rooms: rooms::Settings {
+            are_open: config.rooms,
+            second: Second::from_ms(config.second_ms),
+            outage: config.outage,
+            leave_after: config.room_leave,
+            empty_for: config.room_empty,
         },
         guard,
         limits: api::Limits {

@@ -34,6 +34,10 @@ pub struct Metrics {
     pub sessions: Gauge,
     /// Exam sessions that time moves: in progress, or in their grace.
     pub sessions_running: Gauge,
+    /// Rooms held.
+    pub rooms: Gauge,
+    /// People of all rooms.
+    pub room_people: Gauge,
     /// Events stored.
     pub events: Count,
     /// Subscribers who have said what they want.
@@ -84,6 +88,8 @@ impl Metrics {
             timers: Gauge::default(),
             sessions: Gauge::default(),
             sessions_running: Gauge::default(),
+            rooms: Gauge::default(),
+            room_people: Gauge::default(),
             events: Count::default(),
             subscribers: Gauge::default(),
             requests: Count::default(),
@@ -136,13 +142,15 @@ impl Metrics {
         for (name, help, count) in counts {
             registry.register(name, help, count.clone());
         }
-        let gauges: [(&str, &str, &Gauge); 9] = [
+        let gauges: [(&str, &str, &Gauge); 11] = [
             ("connections", "Connections open", &self.connections),
             ("websockets", "WebSockets open", &self.websockets),
             ("event_streams", "Event streams open", &self.event_streams),
             ("timers", "Timers held", &self.timers),
             ("sessions", "Exam sessions held", &self.sessions),
             ("sessions_running", "Exam sessions in progress or in their grace", &self.sessions_running),
+            ("rooms", "Rooms held", &self.rooms),
+            ("room_people", "People of all rooms", &self.room_people),
             ("subscribers", "Subscribers who have said what they want", &self.subscribers),
             ("degraded", "1 while commands cannot be carried out", &self.degraded),
             ("log_lines_dropped", "Log lines dropped because nobody read them", &self.log_lines_dropped),

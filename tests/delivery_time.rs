@@ -21,6 +21,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use timerd::clock::{Mono, Now, WallMs};
 use timerd::domain::Engine;
+use timerd::domain::absence::Outage;
 use timerd::domain::assessments::{Candidate, Factor, Item, Navigation, Order, Plan, Section};
 use timerd::domain::countdown::Second;
 use timerd::domain::deadlines::Due;
@@ -28,7 +29,7 @@ use timerd::domain::delivery::{Application, Deed, Refusal, Settings, Verb, Way};
 use timerd::domain::disk::Image;
 use timerd::domain::effects::{Record, Scribe};
 use timerd::domain::history::Actor;
-use timerd::domain::timers::{Outage, Settings as TimerSettings};
+use timerd::domain::timers::Settings as TimerSettings;
 
 use reference::compare::quarrel;
 use reference::model::{Event, Go, Mode, Op, Paper, Part, SECOND_NS, Session, State};
@@ -149,7 +150,7 @@ impl Hall {
             outage: Outage::RunOn,
         };
         let scribe = Scribe { timer: |_| Arc::from("{}"), session: |_| Arc::from("{}") };
-        let mut engine = Engine::new(timers, delivery, scribe);
+        let mut engine = Engine::new(timers, delivery, Default::default(), scribe);
         let now = at(77_123_456_789);
         engine.restore(now, Image::default());
         let mut items = Vec::new();

@@ -25,11 +25,12 @@ use timerd::api::Limits;
 use timerd::api::guard::Guard;
 use timerd::api::rates::Rates;
 use timerd::clock::{Mono, Now, WallMs};
+use timerd::domain::absence::Outage;
 use timerd::domain::countdown::Second;
 use timerd::domain::delivery::{Settings as DeliverySettings, State};
 use timerd::domain::disk::{Done, Image, Job};
 use timerd::domain::effects::{Batch, Record};
-use timerd::domain::timers::{Outage, Settings as TimerSettings};
+use timerd::domain::timers::Settings as TimerSettings;
 use timerd::hub::{Hub, Settings, Sockets};
 use timerd::keys::Keys;
 
@@ -185,6 +186,7 @@ impl Hall {
                 outage: Outage::RunOn,
                 keep_finished: None,
             },
+            rooms: Default::default(),
             delivery: DeliverySettings {
                 sessions_max: u32::try_from(SESSIONS).unwrap(),
                 known_only: false,

@@ -40,11 +40,12 @@ use timerd::api::Limits;
 use timerd::api::guard::Guard;
 use timerd::api::rates::Rates;
 use timerd::clock::Now;
+use timerd::domain::absence::Outage;
 use timerd::domain::countdown::Second;
 use timerd::domain::delivery::Settings as DeliverySettings;
 use timerd::domain::disk::{Done, Image};
 use timerd::domain::effects::Batch;
-use timerd::domain::timers::{Outage, Settings as TimerSettings};
+use timerd::domain::timers::Settings as TimerSettings;
 use timerd::hub::{Hub, Settings};
 use timerd::keys::Keys;
 
@@ -207,6 +208,10 @@ fn play(seed: u64) -> Tally {
                 second: Second::REAL,
                 outage: if plan.freeze { Outage::Freeze } else { Outage::RunOn },
                 keep_finished: plan.keep_ms.map(Duration::from_millis),
+            },
+            rooms: timerd::domain::rooms::Settings {
+                outage: if plan.freeze { Outage::Freeze } else { Outage::RunOn },
+                ..Default::default()
             },
             delivery: DeliverySettings {
                 sessions_max: hall.sessions_max,

@@ -42,6 +42,8 @@ pub fn metrics(metrics: &Metrics, engine: &Engine) -> Response {
     set(&metrics.timers, engine.timers.len());
     set(&metrics.sessions, engine.delivery.len());
     set(&metrics.sessions_running, engine.delivery.running());
+    set(&metrics.rooms, engine.rooms.len());
+    set(&metrics.room_people, engine.rooms.people());
     match metrics.encode() {
         Ok(text) => Response {
             status: 200,

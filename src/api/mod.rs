@@ -18,6 +18,7 @@ pub mod rates;
 pub mod raw;
 mod replays;
 pub mod results;
+pub mod rooms;
 pub mod routes;
 pub mod time;
 pub mod timers;
@@ -145,6 +146,11 @@ pub enum Socket {
     /// Events go out.
     Subscriber {
         /// To this address.
+        address: IpAddr,
+    },
+    /// Somebody who may make a room, or join one.
+    Guest {
+        /// At this address.
         address: IpAddr,
     },
     /// Whatever is said comes back.
@@ -393,6 +399,7 @@ impl Api {
             | Route::PublishSocket
             | Route::SubscribeSocket
             | Route::SessionSocket
+            | Route::RoomsSocket
             | Route::EchoSocket => {
                 return self.upgrade(route, id, caller, head, world);
             }
@@ -410,6 +417,7 @@ impl Api {
             Route::Session => return self.session(id, world),
             Route::SessionCurrent => Ok(self.current(id, world)),
             Route::SessionAct(call) => return self.act(call, id, caller, request, world),
+            Route::Room => Ok(self.room(id, world)),
             Route::EventTypes => Ok(events::kinds()),
             Route::Events if is("POST") => return self.publish(&caller.actor, request, world),
             Route::Events | Route::Event | Route::EventStats => {
@@ -435,6 +443,7 @@ impl Api {
         let events = matches!(route, Route::PublishSocket | Route::SubscribeSocket);
         let access = match route {
             Route::SessionSocket => Access::Candidate,
+            Route::RoomsSocket => Access::Open,
             _ if events => Access::Key(Role::Instructor),
             _ => Access::Key(Role::Viewer),
         };
@@ -444,6 +453,11 @@ impl Api {
             Socket::Echo
         } else if self.guard.admit(caller, access).is_err() {
             Socket::Refused(4001, "Unauthorized".into())
+        } else if route == Route::RoomsSocket {
+            match world.engine.rooms.are_open() {
+                true => Socket::Guest { address: self.guard.address(head, world.peer) },
+                false => Socket::Refused(4004, "Rooms are off".into()),
+            }
         } else if events {
             let address = rates::network(self.guard.address(head, world.peer));
             match self.limits.sockets_per_address {

@@ -83,6 +83,8 @@ pub enum Group {
     Query,
     /// Deleting.
     Admin,
+    /// Making rooms.
+    Rooms,
 }
 
 /// The rate of each group.
@@ -94,18 +96,21 @@ pub struct Rates {
     pub query: Rate,
     /// Of deleting.
     pub admin: Rate,
+    /// Of making rooms.
+    pub rooms: Rate,
 }
 
 impl Default for Rates {
     /// The contract's.
     fn default() -> Self {
-        Rates { publish: Rate::a_minute(200), query: Rate::a_minute(600), admin: Rate::a_minute(10) }
+        let (publish, query) = (Rate::a_minute(200), Rate::a_minute(600));
+        Rates { publish, query, admin: Rate::a_minute(10), rooms: Rate::a_minute(30) }
     }
 }
 
 impl Rates {
     /// No limit anywhere.
-    pub const OFF: Rates = Rates { publish: Rate::OFF, query: Rate::OFF, admin: Rate::OFF };
+    pub const OFF: Rates = Rates { publish: Rate::OFF, query: Rate::OFF, admin: Rate::OFF, rooms: Rate::OFF };
 }
 
 /// What has been asked.
@@ -136,6 +141,7 @@ impl Limiter {
             Group::Publish => self.rates.publish,
             Group::Query => self.rates.query,
             Group::Admin => self.rates.admin,
+            Group::Rooms => self.rates.rooms,
         };
         let Some((most, window)) = rate.0 else { return Ok(()) };
         let key = (group, network(address));

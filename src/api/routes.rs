@@ -65,6 +65,10 @@ pub enum Route {
     SessionAct(SessionCall),
     /// The WebSocket of one session.
     SessionSocket,
+    /// One room.
+    Room,
+    /// The WebSocket of all rooms.
+    RoomsSocket,
     /// The WebSocket of protocol conformance runs.
     EchoSocket,
 }
@@ -204,6 +208,8 @@ const TABLE: &[Row] = &[
     ("/delivery/session/{id}/terminate", Route::SessionAct(SessionCall::Terminate), &[(POST, INSTRUCTOR)]),
     ("/delivery/session/{id}/extend", Route::SessionAct(SessionCall::Extend), &[(POST, INSTRUCTOR)]),
     ("/delivery/ws/{id}", Route::SessionSocket, &[(GET, CANDIDATE)]),
+    ("/rooms/{id}", Route::Room, &[(GET, Access::Open)]),
+    ("/ws/rooms", Route::RoomsSocket, &[(GET, Access::Open)]),
     #[cfg(feature = "echo-test")]
     ("/ws/echo", Route::EchoSocket, &[(GET, Access::Open)]),
 ];
@@ -227,6 +233,7 @@ impl Route {
                 | Route::PublishSocket
                 | Route::SubscribeSocket
                 | Route::SessionSocket
+                | Route::RoomsSocket
                 | Route::EchoSocket
         )
     }
@@ -286,6 +293,7 @@ mod tests {
         assert_eq!(at("/api/v1/health"), None);
         assert_eq!(at("/ws/publish"), Some((Route::PublishSocket, "")));
         assert_eq!(at("/ws/publisher"), Some((Route::TimerSocket, "publisher")));
+        assert_eq!(at("/ws/rooms/"), Some((Route::RoomsSocket, "")));
         assert_eq!(at("/ws"), None);
         assert_eq!(at("/ws/"), None);
         assert_eq!(at("/"), None);

@@ -28,6 +28,8 @@ pub enum Due {
     Timer(Sleeper),
     /// A session's or section's end, or that of a grace.
     Session(Sleeper),
+    /// A room's tick or end, or what becomes of those who are not there.
+    Room(Sleeper),
     /// The ticks of all sessions in this slot of the second.
     Beat(u32),
     /// A connection's next keepalive, ping or limit of patience.

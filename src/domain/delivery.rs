@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Mono, Now, WallMs};
+use crate::domain::absence::{Absence, Outage};
 use crate::domain::assessments::{Assessment, Candidate, Catalogue, Dice, Factor};
 use crate::domain::beats::{Beat, Beats, Tick};
 use crate::domain::countdown::{Countdown, Deadline, Second};
@@ -27,7 +28,6 @@ pub use crate::domain::session::{
     Application, Deed, Mark, Message, Part, Refusal, Session, SessionId, State, Told, Verb, Way, What,
 };
 use crate::domain::staged::{Flight, Hold, Staged};
-use crate::domain::timers::Outage;
 use crate::limits::{
     CANDIDATE_CALLS_BURST, CANDIDATE_CALLS_PER_S, KEEP_FINISHED_DEFAULT, SESSIONS_MAX_DEFAULT, SESSIONS_PER_CANDIDATE,
 };
@@ -183,17 +183,6 @@ pub struct Listing {
     pub upto: u32,
     /// There are no more.
     pub is_last: bool,
-}
-
-/// How long nobody was there.
-#[derive(Clone, Copy, Debug)]
-pub struct Absence {
-    /// The last sign of life.
-    pub alive: Now,
-    /// How long ago that is.
-    pub away: Duration,
-    /// Whether boot times from before are of this boot.
-    pub same_boot: bool,
 }
 
 impl Delivery {
@@ -944,7 +933,7 @@ mod tests {
                 outage: settings.outage,
                 keep_finished: None,
             };
-            Engine::new(timers, settings, Effects::default().scribe)
+            Engine::new(timers, settings, Default::default(), Effects::default().scribe)
         }
 
         fn now(&self) -> Now {

@@ -11,6 +11,7 @@ use crate::domain::effects::Batch;
 use crate::domain::events::{Filter, Kind, Names, Stored};
 use crate::domain::history::Entry;
 use crate::domain::replays::{Digest, Replay, Stub};
+use crate::domain::rooms;
 use crate::domain::timers::{Timer, TimerId};
 
 /// What the loop asks of the disk.
@@ -240,6 +241,8 @@ pub struct Image {
     pub timers: Vec<Timer>,
     /// Sessions and what they are made of.
     pub delivery: Kept,
+    /// The rooms with their people.
+    pub rooms: rooms::Kept,
     /// The kept answers, oldest first.
     pub replays: Vec<Stub>,
     /// The number of the last event ever stored.

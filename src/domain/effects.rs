@@ -13,6 +13,7 @@ use crate::domain::delivery::{self, Session};
 use crate::domain::events::Event;
 use crate::domain::history;
 use crate::domain::replays::{Digest, Replay};
+use crate::domain::rooms::{self, Person, Room};
 use crate::domain::staged::Flight;
 use crate::domain::timers::{self, Timer, TimerId};
 use crate::limits::{BATCH_RECORDS_MAX, RESPONSE_BYTES_GATHERED_MAX};
@@ -46,6 +47,24 @@ pub enum Record {
         item: u16,
         /// An object as compact JSON.
         response: Arc<str>,
+    },
+    /// The room as it is now, but for its people.
+    Room(Arc<Room>),
+    /// The room is gone, with its people.
+    RoomGone(u32),
+    /// Somebody belongs to a room.
+    RoomPerson {
+        /// The room's serial number.
+        room: u32,
+        /// Who.
+        person: Person,
+    },
+    /// Somebody does not belong to a room any more.
+    RoomPersonGone {
+        /// The room's serial number.
+        room: u32,
+        /// His number in it.
+        person: u32,
     },
     /// The answer to a command, kept for its `Idempotency-Key`.
     Replay(Replay),
@@ -93,6 +112,8 @@ pub enum Topic {
     Timer(u32),
     /// The sockets of the session with this serial number.
     Session(u32),
+    /// Everybody in the room with this serial number.
+    Room(u32),
 }
 
 /// Something said to an audience.
@@ -111,6 +132,8 @@ pub enum Message {
     Timer(timers::Message),
     /// A session's.
     Session(delivery::Message),
+    /// A room's.
+    Room(rooms::Message),
 }
 
 /// Writes the payloads of the events that the domain itself tells of. How those are spelled is none of the domain's

@@ -4,6 +4,7 @@
 //! Standard library only: no socket, no JSON, no disk, no clock, no chance. Commands and time come in as values;
 //! verdicts and [`effects`] go out.
 
+pub mod absence;
 pub mod assessments;
 pub mod beats;
 pub mod countdown;
@@ -15,6 +16,7 @@ pub mod events;
 mod hearing;
 pub mod history;
 pub mod replays;
+pub mod rooms;
 pub mod session;
 pub mod staged;
 pub mod timers;
@@ -23,11 +25,13 @@ use std::time::Duration;
 
 use crate::clock::Now;
 use crate::limits::WALL_STEP_MIN;
-use delivery::{Absence, Delivery};
+use absence::Absence;
+use delivery::Delivery;
 use disk::Image;
 use effects::{Batch, Effects, Scribe};
 use events::Events;
 use replays::Replays;
+use rooms::Rooms;
 use timers::Timers;
 
 /// All services over one heap and one store.
@@ -37,6 +41,8 @@ pub struct Engine {
     pub timers: Timers,
     /// The sessions of those who sit an exam.
     pub delivery: Delivery,
+    /// The countdowns that teams share.
+    pub rooms: Rooms,
     /// What happened.
     pub events: Events,
     /// Answers kept for their `Idempotency-Key`.
@@ -60,10 +66,16 @@ pub struct Return {
 
 impl Engine {
     /// An engine without a past, whose events are put into words by `scribe`.
-    pub fn new(timers: timers::Settings, delivery: delivery::Settings, scribe: Scribe) -> Self {
+    pub fn new(
+        timers: timers::Settings,
+        delivery: delivery::Settings,
+        rooms: rooms::Settings,
+        scribe: Scribe,
+    ) -> Self {
         Engine {
             timers: Timers::new(timers),
             delivery: Delivery::new(delivery),
+            rooms: Rooms::new(rooms),
             events: Events::default(),
             replays: Replays::default(),
             fx: Effects::new(scribe),
@@ -90,9 +102,10 @@ impl Engine {
         let absence = Absence { alive, away: away.unwrap_or_default(), same_boot: image.same_boot };
         let kept = std::mem::take(&mut image.delivery);
         self.delivery.restore(now, absence, kept, &mut self.fx);
+        self.rooms.restore(now, absence, std::mem::take(&mut image.rooms), &mut self.fx);
         // Within one boot the two clocks still stand to each other as they did, unless one was stepped meanwhile.
         self.clocks = image.alive.filter(|_| image.same_boot);
-        self.timers.restore(now, image, &mut self.fx);
+        self.timers.restore(now, absence, image.serial, image.timers, &mut self.fx);
         self.observe(now);
         Return { away, wall_behind }
     }
@@ -110,6 +123,7 @@ impl Engine {
         self.clocks = Some(now);
         self.timers.wall_stepped(now, &mut self.fx);
         self.delivery.wall_stepped(now, &mut self.fx);
+        self.rooms.wall_stepped(now, &mut self.fx);
         Some(step_ms)
     }
 
@@ -120,7 +134,7 @@ impl Engine {
 
     /// Something runs, or is about to: the sign of life must be written.
     pub fn is_any_running(&self) -> bool {
-        self.timers.is_any_running() || self.delivery.is_any_running()
+        self.timers.is_any_running() || self.delivery.is_any_running() || self.rooms.is_any_running()
     }
 
     /// The batch in hand has not come back for too long, so that no command can be taken.
@@ -140,6 +154,7 @@ impl Engine {
         self.batch += 1;
         self.timers.hand_over();
         self.delivery.hand_over();
+        self.rooms.hand_over();
         self.events.hand_over();
         self.replays.hand_over();
         self.fx.hand_over(self.batch, now)
@@ -150,23 +165,25 @@ impl Engine {
     /// follows from it.
     pub fn commit(&mut self, now: Now, last_seq: u64) {
         self.in_hand = false;
-        let (timers, sessions) = (self.timers.commit(), self.delivery.commit(now));
+        let (timers, sessions, rooms) = (self.timers.commit(), self.delivery.commit(now), self.rooms.commit(now));
         self.events.commit(last_seq);
         self.replays.commit(&mut self.fx);
         self.fx.commit();
         self.timers.resettle(now, timers, &mut self.fx);
         self.delivery.resettle(now, sessions, &mut self.fx);
+        self.rooms.resettle(now, rooms, &mut self.fx);
     }
 
     /// The batch in hand will never be durable, nor will what was judged on top of it.
     pub fn undo(&mut self, now: Now, failed: Batch) {
         self.in_hand = false;
-        let (timers, sessions) = (self.timers.undo(), self.delivery.undo(now));
+        let (timers, sessions, rooms) = (self.timers.undo(), self.delivery.undo(now), self.rooms.undo());
         self.events.undo();
         self.replays.undo();
         self.fx.undo(failed);
         self.timers.resettle(now, timers, &mut self.fx);
         self.delivery.resettle(now, sessions, &mut self.fx);
+        self.rooms.resettle(now, rooms, &mut self.fx);
     }
 
     /// Forgets what is old enough.

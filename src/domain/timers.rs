@@ -21,9 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Mono, Now, WallMs};
+use crate::domain::absence::{Absence, Found, Outage};
 use crate::domain::countdown::{Countdown, Deadline, Second};
 use crate::domain::deadlines::{Due, Sleeper};
-use crate::domain::disk::Image;
 use crate::domain::effects::{self, Effects, Record, Scribe, Topic};
 use crate::domain::events::{Event, Kind};
 use crate::domain::history::{self, Actor, Entry};
@@ -419,16 +419,6 @@ impl Verdict {
     fn refused(refusal: Refusal, hold: Hold) -> Self {
         Verdict { outcome: Err(refusal), hold }
     }
-}
-
-/// How the time counts during which the daemon was away.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Outage {
-    /// The exam's clock went on.
-    #[default]
-    RunOn,
-    /// Everybody's clock stood still.
-    Freeze,
 }
 
 /// What an operator may set.
@@ -853,44 +843,31 @@ impl Timers {
         serials.into_iter().for_each(|serial| self.settle(now, serial, fx));
     }
 
-    /// Takes up the timers of an earlier run, the time between counted as the operator wants it.
-    pub fn restore(&mut self, now: Now, image: Image, fx: &mut Effects) {
+    /// Takes up the timers of an earlier run, in order of their serial numbers, of which `serial` was the highest ever
+    /// given; the time between counts as the operator wants it.
+    pub fn restore(&mut self, now: Now, absence: Absence, serial: u32, timers: Vec<Timer>, fx: &mut Effects) {
         let Settings { second, outage, .. } = self.settings;
         let timerd = self.timerd.clone();
         let voice = Voice { second, source: &timerd, scribe: fx.scribe };
-        let alive = image.alive.unwrap_or(now);
-        let away = if image.same_boot { now.mono.since(alive.mono) } else { now.wall.since(alive.wall) };
-        self.serial = image.serial;
-        for mut timer in image.timers {
-            if let Some(stored) = timer.countdown.ends() {
-                // A batch written after a step of the wall clock may tell of an end that had not got its new name
-                // yet. The boot times in it and in the sign of life are of one boot, and know better.
-                let ends = stored.named_by(alive);
-                timer.countdown = Countdown::Running { ends };
-                let left = match image.same_boot {
-                    true => ends.mono.since(alive.mono),
-                    false => ends.wall.since(alive.wall),
-                };
-                let left_now = if outage == Outage::Freeze { left } else { left.saturating_sub(away) };
-                if left.is_zero() || left_now.is_zero() {
+        self.serial = serial;
+        for mut timer in timers {
+            let found = absence.find(now, outage, timer.countdown);
+            match found {
+                Found::AsLeft => {}
+                Found::Renamed(countdown) => timer.countdown = countdown,
+                Found::Frozen(countdown) => {
+                    timer.countdown = countdown;
+                    timer.revision += 1;
+                    let frozen = history::Action::Outage { added_ms: second.ms(absence.away) };
+                    fx.follow_account(timer.account(now, now.wall, frozen, &timerd, voice));
+                }
+                Found::Over(ends) => {
                     timer.expire(ends);
                     fx.follow_account(timer.account(now, ends.wall, history::Action::Expired, &timerd, voice));
-                    fx.follow(Record::Timer(timer.clone()));
-                } else if outage == Outage::Freeze && !away.is_zero() {
-                    timer.countdown = Countdown::Running { ends: Deadline::after(now, left_now) };
-                    timer.revision += 1;
-                    let frozen = history::Action::Outage { added_ms: second.ms(away) };
-                    fx.follow_account(timer.account(now, now.wall, frozen, &timerd, voice));
-                    fx.follow(Record::Timer(timer.clone()));
-                } else if !image.same_boot {
-                    // The boot time in the record means nothing any more; the wall time does, unless the wall clock
-                    // has gone back: then the time away counts as none, and the end gets a new name.
-                    let wall = if now.wall >= alive.wall { ends.wall } else { Deadline::after(now, left_now).wall };
-                    timer.countdown = Countdown::Running { ends: Deadline { mono: now.mono + left_now, wall } };
-                    fx.follow(Record::Timer(timer.clone()));
-                } else if ends != stored {
-                    fx.follow(Record::Timer(timer.clone()));
                 }
+            }
+            if found != Found::AsLeft {
+                fx.follow(Record::Timer(timer.clone()));
             }
             let serial = timer.serial;
             // What was crossed while away is not told.
@@ -970,6 +947,7 @@ impl Timers {
 mod tests {
     use super::*;
     use crate::domain::Engine;
+    use crate::domain::disk::Image;
 
     const S: u64 = 1_000_000_000;
     const MS: u64 = 1_000_000;
@@ -996,7 +974,7 @@ mod tests {
         fn with(outage: Outage) -> Self {
             let settings = Settings { timers_max: 1000, second: Second::REAL, outage, keep_finished: None };
             Room {
-                engine: Engine::new(settings, Default::default(), Effects::default().scribe),
+                engine: Engine::new(settings, Default::default(), Default::default(), Effects::default().scribe),
                 now_ns: 100 * S,
                 wall_ms: EPOCH_MS,
                 said: Vec::new(),

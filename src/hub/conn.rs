@@ -59,6 +59,8 @@ pub enum Outlet {
     Plain,
     /// A candidate's items and ticks.
     Candidate,
+    /// What is said in a room.
+    Guest,
     /// A subscriber's events: what it takes is looked at.
     Feed,
 }
@@ -69,6 +71,7 @@ impl Outlet {
         match self {
             Outlet::Plain => Bound::CLIENT,
             Outlet::Candidate => Bound::CANDIDATE,
+            Outlet::Guest => Bound::MEMBER,
             Outlet::Feed => Bound::FEED_SAID,
         }
     }
@@ -261,6 +264,8 @@ pub enum Listens {
     Publisher(u32),
     /// Events; its place among the subscribers.
     Subscriber(u32),
+    /// The room in which it sits, if it does; its place among the guests.
+    Guest(u32),
     /// Itself.
     Echo,
     /// Nothing: it was refused.
@@ -287,7 +292,7 @@ impl Socket {
             Listens::Echo => Limit::Close(ECHO_BYTES_MAX),
             Listens::Publisher(_) | Listens::Subscriber(_) => Limit::Skip(EVENT_MESSAGE_BYTES_MAX),
             Listens::Topic { topic: Topic::Session(_), .. } => Limit::Close(ANSWER_BYTES_MAX),
-            Listens::Topic { .. } | Listens::Nothing => Limit::Close(MESSAGE_BYTES_MAX),
+            Listens::Topic { .. } | Listens::Guest(_) | Listens::Nothing => Limit::Close(MESSAGE_BYTES_MAX),
         }
     }
 
@@ -373,7 +378,10 @@ impl Conn {
             (Phase::Open, Protocol::Socket(socket)) => {
                 let answers = matches!(
                     socket.listens,
-                    Listens::Echo | Listens::Publisher(_) | Listens::Topic { topic: Topic::Session(_), .. }
+                    Listens::Echo
+                        | Listens::Publisher(_)
+                        | Listens::Guest(_)
+                        | Listens::Topic { topic: Topic::Session(_), .. }
                 );
                 !answers || self.outbox.bytes() < OUTBOX_BYTES_MAX
             }

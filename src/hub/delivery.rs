@@ -1,12 +1,11 @@
 //! Candidates' sockets: what is said on them, and what is held until it is true.
 //!
-//! Owns the answers that candidates wait for, in the order of their messages, and the ticks of a slot, each second
-//! encoded once. What a message means is the API's business.
+//! Owns the answers that candidates wait for, and the ticks of a slot, each second encoded once. What a message means is the API's business.
 //!
 //! Invariants: answers leave in the order of messages, those that tell of a change when it is durable; what is
 //! announced does not wait for them; a socket with too many unanswered messages is not read.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use crate::api::delivery::{self, Words};
 use crate::clock::Now;
@@ -14,31 +13,28 @@ use crate::domain::Engine;
 use crate::domain::beats::Tick;
 use crate::domain::delivery::{Message, State};
 use crate::domain::effects::Topic;
-use crate::domain::staged::{Flight, Hold};
+use crate::domain::staged::Hold;
 use crate::hub::Hub;
 use crate::hub::audience::Encoding;
 use crate::hub::conn::ConnId;
+use crate::hub::desks::Desks;
 use crate::hub::outbox::{Bound, Frame, Shared};
 use crate::hub::sockets::push;
 use crate::limits::{CANDIDATE_UNANSWERED_MAX, OUTBOX_BYTES_MAX};
 use crate::wire::ws;
 
-/// Everybody who waits for an answer on a candidate's socket.
+/// Everybody at a candidate's socket.
 #[derive(Debug, Default)]
-pub(super) struct Desks {
-    unanswered: HashMap<u32, VecDeque<Owed>>,
-    /// Who waits for which batch.
-    waiting: Flight<Vec<ConnId>>,
+pub(super) struct Candidates {
+    desks: Desks<Reply>,
     /// The ticks of a slot: room that is used again, and a frame for each second.
     ticks: Vec<Tick>,
     frames: HashMap<u32, Shared>,
 }
 
-/// An answer that waits.
+/// An answer to a candidate.
 #[derive(Debug)]
-struct Owed {
-    /// For the batch with this number; 0: for those before it, and for room to be sent.
-    batch: u64,
+struct Reply {
     words: Words,
     /// What the message is called by whoever sent it. `None` as well for what only follows an answer.
     echo: Option<Box<str>>,
@@ -46,25 +42,25 @@ struct Owed {
     is_rest: bool,
 }
 
-impl Desks {
+impl Candidates {
     /// Whether a connection waits for answers.
     pub(super) fn awaits(&self, index: u32) -> bool {
-        self.unanswered.contains_key(&index)
+        self.desks.awaits(index)
     }
 
     /// Whether a connection has as many unanswered messages as it may.
     pub(super) fn is_full(&self, index: u32) -> bool {
-        self.unanswered.get(&index).is_some_and(|owed| owed.len() >= CANDIDATE_UNANSWERED_MAX)
+        self.desks.waits_for(index) >= CANDIDATE_UNANSWERED_MAX
     }
 
     /// A connection is over.
-    pub(super) fn close(&mut self, index: u32) {
-        self.unanswered.remove(&index);
+    pub(super) fn reap(&mut self, index: u32) {
+        self.desks.close(index);
     }
 
     /// The gathering batch goes to the disk.
     pub(super) fn hand_over(&mut self) {
-        self.waiting.hand_over();
+        self.desks.hand_over();
     }
 }
 
@@ -87,45 +83,26 @@ impl Hub {
         self.publish(now);
         let Some(conn) = self.conns.get(index as usize) else { return };
         let id = ConnId { index, generation: conn.generation };
-        let gathering = self.engine.gathering();
-        let batch = match said.hold {
-            Hold::Nothing => 0,
-            Hold::Writing => gathering - 1,
-            Hold::Gathering => gathering,
-        };
-        match said.hold {
-            Hold::Nothing => {}
-            Hold::Writing => self.desks.waiting.writing.push(id),
-            Hold::Gathering => self.desks.waiting.gathering.push(id),
-        }
-        let unanswered = self.desks.unanswered.entry(index).or_default();
-        unanswered.push_back(Owed { batch, words: said.words, echo: said.echo, is_rest: false });
-        unanswered.extend(said.rest.map(|words| Owed { batch, words, echo: None, is_rest: true }));
+        let reply = Reply { words: said.words, echo: said.echo, is_rest: false };
+        let rest = said.rest.map(|words| Reply { words, echo: None, is_rest: true });
+        self.candidates.desks.owe(id, said.hold, self.engine.gathering(), std::iter::once(reply).chain(rest));
         self.answer_candidate(now, id);
     }
 
     /// The batch with this number is durable: whoever waits for it hears so.
     pub(super) fn answer_candidates(&mut self, now: Now, durable: u64) {
-        for id in std::mem::take(&mut self.desks.waiting.writing) {
-            for owed in self.desks.unanswered.get_mut(&id.index).into_iter().flatten() {
-                if owed.batch <= durable {
-                    owed.batch = 0;
-                }
-            }
+        for id in self.candidates.desks.release(durable) {
             self.answer_candidate(now, id);
         }
     }
 
     /// What was asked and is not durable never will be, or nobody knows: those who wait hear why.
     pub(super) fn disappoint_candidates(&mut self, now: Now, why: &str) {
-        let Flight { gathering, writing } = std::mem::take(&mut self.desks.waiting);
-        for id in writing.into_iter().chain(gathering) {
-            let Some(unanswered) = self.desks.unanswered.get_mut(&id.index) else { continue };
-            unanswered.retain(|owed| owed.batch == 0 || !owed.is_rest);
-            for owed in unanswered.iter_mut().filter(|owed| owed.batch > 0) {
-                owed.words = Words::Text(delivery::failed(why, owed.echo.as_deref()));
-                owed.batch = 0;
-            }
+        let instead = |Reply { echo, is_rest, .. }: Reply| {
+            let words = Words::Text(delivery::failed(why, echo.as_deref()));
+            (!is_rest).then_some(Reply { words, echo, is_rest })
+        };
+        for id in self.candidates.desks.disappoint(instead) {
             self.answer_candidate(now, id);
         }
     }
@@ -138,15 +115,11 @@ impl Hub {
         if self.work_left == 0 {
             return self.hungry.push(id.index);
         }
-        let Some(unanswered) = self.desks.unanswered.get_mut(&id.index) else { return };
         let mut bytes = Vec::new();
         while bytes.len() < room
-            && let Some(owed) = unanswered.pop_front_if(|owed| owed.batch == 0)
+            && let Some(reply) = self.candidates.desks.next(id.index)
         {
-            ws::push_text_frame(&owed.words.write(), &mut bytes);
-        }
-        if unanswered.is_empty() {
-            self.desks.unanswered.remove(&id.index);
+            ws::push_text_frame(&reply.words.write(), &mut bytes);
         }
         if !bytes.is_empty() {
             self.work_left = self.work_left.saturating_sub(u32::try_from(bytes.len() / 1024).unwrap_or(u32::MAX));
@@ -203,18 +176,18 @@ impl Hub {
 
     /// The ticks of a slot: a frame for each second that is left to anybody, a pointer for each who listens.
     pub(super) fn beat(&mut self, now: Now, slot: u32) {
-        let mut ticks = std::mem::take(&mut self.desks.ticks);
+        let mut ticks = std::mem::take(&mut self.candidates.ticks);
         let Engine { delivery: all, fx, .. } = &mut self.engine;
         all.beat(now, slot, &mut ticks, fx);
         for Tick { serial, left_s } in ticks.drain(..) {
-            let frame = self.desks.frames.entry(left_s);
+            let frame = self.candidates.frames.entry(left_s);
             let frame =
                 frame.or_insert_with(|| Frame::tick(ws::text_frame(&delivery::timer(Some(left_s), now, None))));
             let frame = frame.clone();
             self.cast(now, (Topic::Session(serial), Encoding::WebSocket), &frame, Bound::CANDIDATE);
         }
         // The text says when: the next slot has its own.
-        self.desks.frames.clear();
-        self.desks.ticks = ticks;
+        self.candidates.frames.clear();
+        self.candidates.ticks = ticks;
     }
 }

@@ -14,7 +14,7 @@ use crate::clock::Now;
 use crate::domain::disk::Answer;
 use crate::domain::staged::Hold;
 use crate::hub::audience::Audience;
-use crate::hub::conn::ConnId;
+use crate::hub::conn::{ConnId, Outlet};
 use crate::hub::custody::Waiting;
 use crate::hub::{Hub, count};
 use crate::limits::EXPORTS_MAX;
@@ -63,7 +63,9 @@ impl Hub {
     pub(super) fn go_on(&mut self, now: Now, index: u32) {
         let Some(conn) = self.conns.get_mut(index as usize) else { return };
         let id = ConnId { index, generation: conn.generation };
+        let is_guest = conn.outlet == Outlet::Guest;
         match conn.http() {
+            None if is_guest => self.answer_guest(now, id),
             None => self.answer_candidate(now, id),
             Some(http) => {
                 let begun = http.export.filter(|key| self.exports.get(*key as usize).is_some_and(|it| it.has_begun));

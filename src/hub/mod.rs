@@ -13,10 +13,12 @@ pub mod audience;
 pub mod conn;
 pub mod custody;
 mod delivery;
+mod desks;
 pub mod events;
 pub mod exports;
 pub mod outbox;
 mod requests;
+mod rooms;
 mod sockets;
 mod streams;
 
@@ -48,9 +50,10 @@ use crate::wire::http::Stage;
 use audience::{Audience, Encoding};
 use conn::{Conn, ConnId, Outlet, Phase, Protocol};
 use custody::{Asker, Custody, Held, Waiting};
-use delivery::Desks;
+use delivery::Candidates;
 use events::Feeds;
 use exports::Exports;
+use rooms::Guests;
 
 /// Why a socket is closed with 1012: come back.
 const RESTART: &str = "Service restart";
@@ -61,6 +64,8 @@ pub struct Settings {
     pub timers: timers::Settings,
     /// The sessions' rules.
     pub delivery: sessions::Settings,
+    /// The rooms' rules.
+    pub rooms: crate::domain::rooms::Settings,
     /// Who may ask for what.
     pub guard: Guard,
     /// How much is allowed.
@@ -113,7 +118,8 @@ pub struct Hub {
     limiter: Limiter,
     speller: Speller,
     custody: Custody,
-    desks: Desks,
+    candidates: Candidates,
+    guests: Guests,
     exports: Exports,
     /// Connections that have taken all that was sent to them, and for which there is more.
     hungry: Vec<u32>,
@@ -155,7 +161,7 @@ impl Hub {
         let mut hub = Hub {
             metrics: Metrics::new(),
             api: Api::new(settings.guard, settings.limits)?,
-            engine: Engine::new(settings.timers, settings.delivery, scribe),
+            engine: Engine::new(settings.timers, settings.delivery, settings.rooms, scribe),
             chance: Chance::new(settings.seed),
             conns: Slab::new(),
             generation: 0,
@@ -164,7 +170,8 @@ impl Hub {
             limiter: Limiter::new(settings.rates),
             speller: Speller::new(image.names),
             custody: Custody::default(),
-            desks: Desks::default(),
+            candidates: Candidates::default(),
+            guests: Guests::default(),
             exports: Exports::new(),
             hungry: Vec::new(),
             dirty: VecDeque::new(),
@@ -221,6 +228,7 @@ impl Hub {
         self.work_left = WORK_PER_TURN;
         self.words_left = ANSWER_BYTES_PER_TURN;
         self.begin_routing(now);
+        self.see_off(now);
         if let Some(step_ms) = self.engine.observe(now) {
             self.metrics.wall_steps.inc();
             log::warn!("the wall clock was stepped by {step_ms} ms; nothing running was moved");
@@ -238,6 +246,7 @@ impl Hub {
             let text = "Outcome unknown: the disk does not answer";
             self.disown(now, text);
             self.disappoint_candidates(now, text);
+            self.disappoint_guests(now, text);
         }
     }
 
@@ -264,6 +273,11 @@ impl Hub {
                 Due::Session(sleeper) => {
                     self.metrics.deadline_lateness.observe(now.mono.since(at).as_secs_f64());
                     self.engine.delivery.wake(now, sleeper, &mut self.engine.fx);
+                    self.publish(now);
+                }
+                Due::Room(sleeper) => {
+                    self.metrics.deadline_lateness.observe(now.mono.since(at).as_secs_f64());
+                    self.engine.rooms.wake(now, sleeper, &mut self.engine.fx);
                     self.publish(now);
                 }
                 Due::Beat(slot) => {
@@ -298,7 +312,7 @@ impl Hub {
 
     /// Something was cut short and can go on at once.
     pub fn has_backlog(&self) -> bool {
-        let is_cut_short = self.late || !self.takes_answers() || self.is_routing();
+        let is_cut_short = self.late || !self.takes_answers() || self.is_routing() || self.guests.have_departed();
         // What a flush has brought about is given to the disk in the next turn.
         let has_jobs = self.custody.has_jobs(&self.engine);
         is_cut_short || has_jobs || !self.dirty.is_empty() || !self.parked.is_empty() || !self.hungry.is_empty()
@@ -337,7 +351,8 @@ impl Hub {
     pub fn take_jobs(&mut self, now: Now) -> Vec<Job> {
         let jobs = self.custody.take_jobs(now, &mut self.engine);
         if matches!(jobs.first(), Some(Job::Write(_))) {
-            self.desks.hand_over();
+            self.candidates.hand_over();
+            self.guests.hand_over();
         }
         jobs
     }
@@ -374,6 +389,7 @@ impl Hub {
                 self.acknowledge(now, &batch, last_seq);
                 self.answer_candidates(now, batch.number);
                 self.publish(now);
+                self.answer_guests(now, batch.number);
                 self.release_events(now, batch, last_seq);
             }
             Done::Failed(batch, why) => {
@@ -383,6 +399,7 @@ impl Hub {
                 let text = self.custody.degraded().unwrap_or_default().to_owned();
                 self.turn_away(now, waiting, &format!("{text}: nothing was changed"));
                 self.disappoint_candidates(now, &format!("{text}: nothing was changed"));
+                self.disappoint_guests(now, &format!("{text}: nothing was changed"));
                 self.disown(now, &format!("Nothing was stored: {text}"));
                 self.publish(now);
             }
@@ -443,7 +460,10 @@ impl Hub {
     pub fn wants_input(&self, index: u32) -> bool {
         self.conns.get(index as usize).is_some_and(|conn| match &conn.protocol {
             Protocol::Socket(socket) => {
-                conn.wants_input() && !self.feeds.is_full(socket.listens) && !self.desks.is_full(index)
+                let is_full = self.feeds.is_full(socket.listens)
+                    || self.candidates.is_full(index)
+                    || self.guests.is_full(index);
+                conn.wants_input() && !is_full
             }
             Protocol::Http(_) | Protocol::Stream(_) => conn.wants_input(),
         })
@@ -566,7 +586,9 @@ impl Hub {
                 http.since = if http.stage == Stage::Idle { now.mono } else { http.since };
                 self.hungry.extend(http.export.map(|_| index));
                 self.pump(now, index);
-            } else if conn.outlet == Outlet::Candidate && self.desks.awaits(index) {
+            } else if (conn.outlet == Outlet::Candidate && self.candidates.awaits(index))
+                || (conn.outlet == Outlet::Guest && self.guests.awaits(index))
+            {
                 self.hungry.push(index);
             }
             if let Some(took) = fed {
@@ -592,7 +614,8 @@ impl Hub {
             }
             match conn.protocol {
                 Protocol::Socket(_) => {
-                    self.desks.close(index);
+                    self.candidates.reap(index);
+                    self.guests.reap(index);
                     self.metrics.websockets.dec();
                 }
                 Protocol::Http(http) => {
@@ -748,8 +771,10 @@ impl Hub {
 
     /// Alarms of scheduled timers that were deleted would stay in the heap until their day comes.
     fn sweep_alarms(&mut self) {
-        let Engine { timers, delivery, fx, .. } = &mut self.engine;
-        if fx.deadlines.len() > 4 * (timers.len() + delivery.len() + self.conns.len()) + STALE_ALARMS_MAX {
+        let Engine { timers, delivery, rooms, fx, .. } = &mut self.engine;
+        if fx.deadlines.len()
+            > 4 * (timers.len() + delivery.len() + rooms.len() + self.conns.len()) + STALE_ALARMS_MAX
+        {
             let conns = &self.conns;
             fx.deadlines.retain(|at, due| match due {
                 Due::Timer(sleeper) => timers.awaits(sleeper),
@@ -757,6 +782,7 @@ impl Hub {
                     .get(sleeper.number as usize)
                     .is_some_and(|conn| conn.generation == sleeper.generation && conn.alarm == at),
                 Due::Session(sleeper) => delivery.awaits(sleeper),
+                Due::Room(sleeper) => rooms.awaits(sleeper),
                 Due::Heartbeat | Due::Upkeep | Due::Beat(_) => true,
             });
         }
@@ -846,6 +872,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::domain::absence::Outage;
     use crate::domain::countdown::Second;
     use crate::keys::Keys;
 
@@ -870,10 +897,11 @@ mod tests {
 
     /// A hub without a past, for so many connections.
     pub(super) fn hub(now: Now, connections_max: usize) -> Hub {
-        let outage = timers::Outage::RunOn;
+        let outage = Outage::RunOn;
         let settings = Settings {
             timers: timers::Settings { timers_max: 1, second: Second::REAL, outage, keep_finished: None },
             delivery: Default::default(),
+            rooms: Default::default(),
             guard: Guard::new(Keys::default(), false, Vec::new(), Vec::new()),
             limits: api::Limits { clients_per_timer: 1, sockets_per_address: None },
             rates: Rates::OFF,

@@ -286,6 +286,7 @@ impl Hub {
         conn.outlet = match opened {
             Opened::Subscriber { .. } => Outlet::Feed,
             Opened::Session { .. } => Outlet::Candidate,
+            Opened::Guest { .. } => Outlet::Guest,
             _ => Outlet::Plain,
         };
         let listens = match opened {
@@ -293,6 +294,7 @@ impl Hub {
             Opened::Subscriber { address } => self.feeds.open_subscriber(now, id, address),
             Opened::Timer { serial, counted } => Listens::Topic { topic: Topic::Timer(serial), counted },
             Opened::Session { serial, counted } => Listens::Topic { topic: Topic::Session(serial), counted },
+            Opened::Guest { address } => self.guests.open(address),
             Opened::Echo => Listens::Echo,
             Opened::Refused(..) => Listens::Nothing,
         };
@@ -302,7 +304,7 @@ impl Hub {
         self.mark(index);
         match opened {
             Opened::Refused(code, reason) => self.close_socket(now, index, code, &reason),
-            Opened::Publisher { .. } | Opened::Subscriber { .. } | Opened::Echo => {}
+            Opened::Publisher { .. } | Opened::Subscriber { .. } | Opened::Guest { .. } | Opened::Echo => {}
             Opened::Timer { .. } | Opened::Session { .. } => self.join(now, index),
         }
         self.watch(index);

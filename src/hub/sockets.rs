@@ -46,6 +46,8 @@ impl Hub {
         let serial = match topic {
             Topic::Timer(serial) => serial,
             Topic::Session(serial) => return self.join_session(now, index, serial),
+            // Guests are welcomed when they have said to which.
+            Topic::Room(_) => return,
         };
         let Engine { timers: all, fx, .. } = &mut self.engine;
         let second = all.second();
@@ -98,7 +100,8 @@ impl Hub {
             self.metrics.connections_shed.inc();
             return self.close_socket(now, index, 1008, "Too many messages");
         }
-        match (message, socket.listens) {
+        let listens = socket.listens;
+        match (message, listens) {
             (Message::Pong, _) => {}
             (Message::Ping(payload), _) => self.tell_control(now, index, ws::pong_frame(&payload)),
             // 1005 writes a close without a code: the answer to one without.
@@ -132,7 +135,8 @@ impl Hub {
             (Message::Text(text), Listens::Topic { topic: Topic::Session(serial), .. }) => {
                 self.hear_candidate(now, index, serial, text.as_str());
             }
-            (Message::Text(_), Listens::Nothing) => {}
+            (Message::Text(text), Listens::Guest(_)) => self.hear_guest(now, index, listens, text.as_str()),
+            (Message::Text(_), Listens::Nothing | Listens::Topic { topic: Topic::Room(_), .. }) => {}
         }
     }
 
@@ -146,6 +150,9 @@ impl Hub {
         }
         if let (Said::Session(message), Topic::Session(serial)) = (message, topic) {
             self.log_session(*serial, message);
+        }
+        if let (Said::Room(message), Topic::Room(serial)) = (message, topic) {
+            return self.announce_in_room(now, *serial, message);
         }
         if self.listeners(*topic) == 0 {
             return;
@@ -164,6 +171,7 @@ impl Hub {
                 let frame = if is_tick { Frame::tick(bytes) } else { Frame::lasting(bytes) };
                 self.cast(now, key, &frame, Bound::CLIENT);
             }
+            Said::Room(_) => {}
             Said::Session(SessionSaid::Gone) => self.dissolve(now, *topic, 4004, "Session not found"),
             Said::Session(message) => {
                 let follows = delivery::announce(message, now, &mut self.text);
@@ -296,17 +304,28 @@ impl Hub {
         let Some(conn) = self.conns.get_mut(index as usize) else { return };
         let Some((listens, place, encoding)) = conn.listening() else { return };
         let (listens, place) = (std::mem::replace(listens, Listens::Nothing), *place);
-        let Listens::Topic { topic, counted } = listens else {
-            self.feeds.close(listens);
-            self.metrics.subscribers.set(i64::from(self.feeds.subscribed()));
-            return;
+        let (topic, counted) = match listens {
+            Listens::Topic { topic, counted } => (topic, counted),
+            Listens::Guest(key) => match self.guests.close(key) {
+                Some(topic) => (topic, true),
+                None => return,
+            },
+            _ => {
+                self.feeds.close(listens);
+                self.metrics.subscribers.set(i64::from(self.feeds.subscribed()));
+                return;
+            }
         };
-        let key = (topic, encoding);
+        self.leave_audience((topic, encoding), place, counted);
+    }
+
+    /// Gives up `place` in an audience.
+    pub(super) fn leave_audience(&mut self, key: (Topic, Encoding), place: u32, counted: bool) {
         let Some(audience) = self.audiences.get_mut(&key) else { return };
         let moved = audience.leave(place, counted);
         if audience.is_empty() {
             self.audiences.remove(&key);
-            if let Topic::Session(serial) = topic {
+            if let Topic::Session(serial) = key.0 {
                 self.engine.delivery.unlisten(serial);
             }
         }
@@ -363,6 +382,8 @@ impl Hub {
                 timer.map(|timer| timers::keepalive(&timer.reading(now, second)))
             }
             Listens::Subscriber(key) if self.has_subscribed(key) => Some(r#"{"type":"keepalive"}"#.to_owned()),
+            // Nothing is said into the silence of a room: the pings tell that the line is there.
+            Listens::Topic { topic: Topic::Room(_), .. } | Listens::Guest(_) => None,
             Listens::Publisher(_) | Listens::Subscriber(_) | Listens::Echo | Listens::Nothing => None,
         };
         self.publish(now);

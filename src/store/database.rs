@@ -28,7 +28,7 @@ use crate::domain::timers::TimerId;
 use crate::limits::SLICE_ROWS_MAX;
 use crate::store::directory::Directory;
 use crate::store::events::{Forgetting, Reading, Slice};
-use crate::store::{OpenError, assessments, delivery, events, replays, schema, timers};
+use crate::store::{OpenError, assessments, delivery, events, replays, rooms, schema, timers};
 
 /// Pages in the WAL from which on an idle disk thread copies them into the database (4 MiB).
 const CHECKPOINT_PAGES: u32 = 1_000;
@@ -462,6 +462,10 @@ fn fill(connection: &Connection, batch: &Batch, boot_id: &str) -> rusqlite::Resu
             Record::Assessment(assessment) => assessments::put(connection, assessment)?,
             Record::AssessmentGone(id) => assessments::remove(connection, id)?,
             Record::Candidate(candidate) => assessments::put_candidate(connection, candidate)?,
+            Record::Room(room) => rooms::put(connection, room)?,
+            Record::RoomGone(serial) => rooms::remove(connection, *serial)?,
+            Record::RoomPerson { room, person } => rooms::put_person(connection, *room, person)?,
+            Record::RoomPersonGone { room, person } => rooms::remove_person(connection, *room, *person)?,
             Record::Session(session) => delivery::put(connection, session)?,
             Record::SessionPast(serial) => delivery::put_past(connection, *serial)?,
             Record::Answer { session, item, response } => {
@@ -485,6 +489,7 @@ fn image(connection: &Connection, boot_id: &str) -> rusqlite::Result<Image> {
         serial: meta.serial,
         timers: timers::all(connection)?,
         delivery: delivery::kept(connection)?,
+        rooms: rooms::all(connection)?,
         replays: replays::stubs(connection)?,
         last_seq: meta.last_seq,
         names: meta.names,
@@ -566,6 +571,7 @@ pub(super) mod tests {
             serial: 7,
             timers: vec![timer(1)],
             delivery: Default::default(),
+            rooms: Default::default(),
             replays: vec![replay(4, 1).stub, replay(1, 3).stub],
             last_seq: 0,
             names: image.names,

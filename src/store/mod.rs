@@ -9,9 +9,11 @@
 //! directory.rs   the data directory: made, guarded, locked; files brought to the truth of the disk
 //! schema.rs      tables, migrations, settings of a connection, the row that says which batch was last
 //! database.rs    one open database: a batch whole or not at all, doubt settled, slices, checkpoints
+//! countdown.rs   columns <-> a countdown
 //! timers.rs      rows <-> timers and their history
 //! assessments.rs rows <-> assessments and candidates
 //! delivery.rs    rows <-> sessions and their answers; results
+//! rooms.rs       rows <-> rooms and their people
 //! events.rs      rows <-> events: numbered, searched, counted, deleted
 //! replays.rs     rows <-> kept answers
 //! thread.rs      the order of the disk thread's work
@@ -21,11 +23,13 @@
 //! never will be; what is neither is not answered. A full or broken disk ends nothing but writing.
 
 mod assessments;
+mod countdown;
 mod database;
 mod delivery;
 mod directory;
 mod events;
 mod replays;
+mod rooms;
 mod schema;
 mod thread;
 mod timers;

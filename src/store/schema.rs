@@ -20,7 +20,7 @@ use crate::store::OpenError;
 
 /// The steps from an empty file to today's schema; the file's `user_version` counts those it has seen. A step that
 /// has been released is never edited.
-const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD];
+const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH];
 
 /// Marks a file as timerd's, in the field that SQLite keeps for it: `timd` in ASCII.
 const APPLICATION_ID: i64 = 0x7469_6d64;
@@ -203,6 +203,34 @@ const THIRD: &str = "
         item     INTEGER NOT NULL,
         response TEXT    NOT NULL,
         PRIMARY KEY (session, item)
+    ) STRICT, WITHOUT ROWID;
+";
+
+/// Rooms: a row each, and one for everybody who belongs to it, so that who comes and goes rewrites no list.
+const FOURTH: &str = "
+    CREATE TABLE rooms (
+        serial        INTEGER PRIMARY KEY,
+        id            TEXT    NOT NULL UNIQUE,
+        state         TEXT    NOT NULL,
+        duration_s    INTEGER NOT NULL,
+        full_s        INTEGER NOT NULL,
+        left_ns       INTEGER,
+        ends_wall_ms  INTEGER,
+        ends_boot_ns  INTEGER,
+        started_at_ms INTEGER,
+        paused_at_ms  INTEGER,
+        revision      INTEGER NOT NULL,
+        people_ever   INTEGER NOT NULL,
+        CHECK ((left_ns IS NULL) = (ends_wall_ms IS NOT NULL)),
+        CHECK ((ends_wall_ms IS NULL) = (ends_boot_ns IS NULL))
+    ) STRICT;
+
+    CREATE TABLE room_people (
+        room   INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        key    TEXT    NOT NULL,
+        name   TEXT    NOT NULL,
+        PRIMARY KEY (room, number)
     ) STRICT, WITHOUT ROWID;
 ";
 
@@ -444,7 +472,7 @@ mod tests {
         let meta = meta(&connection).unwrap();
         assert_eq!((more, meta.batch, meta.alive, meta.serial), (4, 3, Some(now), 9));
         let error = upgrade(&connection, file(), MIGRATIONS).unwrap_err().to_string();
-        assert_eq!(error, "/x/timerd.db was written by a newer timerd (schema 4, this one knows 3)");
+        assert_eq!(error, "/x/timerd.db was written by a newer timerd (schema 5, this one knows 4)");
     }
 
     #[test]

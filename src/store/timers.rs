@@ -7,15 +7,14 @@
 //! and never changed; the history of a timer is forgotten whole, after the timer itself is gone.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::clock::{Mono, WallMs};
-use crate::domain::countdown::{Countdown, Deadline};
+use crate::clock::WallMs;
 use crate::domain::history::{Action, Entry};
 use crate::domain::timers::{State, Timer, TimerId};
-use crate::store::schema::{integer, optional_unsigned, unreadable, unsigned};
+use crate::store::countdown;
+use crate::store::schema::{integer, unreadable, unsigned};
 
 /// Writes the timer as it is now.
 ///
@@ -32,11 +31,7 @@ pub(super) fn put(connection: &Connection, timer: &Timer) -> rusqlite::Result<()
                    start_at_ms = excluded.start_at_ms, created_at_ms = excluded.created_at_ms,
                    started_at_ms = excluded.started_at_ms, completed_at_ms = excluded.completed_at_ms,
                    revision = excluded.revision";
-    let left_ns = match timer.countdown {
-        Countdown::Still { left } => Some(i64::try_from(left.as_nanos()).unwrap_or(i64::MAX)),
-        Countdown::Running { .. } => None,
-    };
-    let ends = timer.countdown.ends();
+    let [left_ns, ends_wall_ms, ends_boot_ns] = countdown::columns(timer.countdown);
     connection.prepare_cached(sql)?.execute(params![
         timer.serial,
         timer.id,
@@ -45,8 +40,8 @@ pub(super) fn put(connection: &Connection, timer: &Timer) -> rusqlite::Result<()
         timer.duration_s,
         spell_thresholds(&timer.thresholds),
         left_ns,
-        ends.map(|ends| ends.wall.ms()),
-        ends.map(|ends| integer(ends.mono.ns())),
+        ends_wall_ms,
+        ends_boot_ns,
         timer.start_at.map(WallMs::ms),
         timer.created_at.ms(),
         timer.started_at.map(WallMs::ms),
@@ -180,15 +175,6 @@ fn read_timer(row: &Row<'_>) -> rusqlite::Result<Timer> {
         .find(|known| known.name() == state)
         .ok_or_else(|| unreadable(3, "state of a timer"))?;
     let thresholds = read_thresholds(&row.get::<_, String>(5)?).ok_or_else(|| unreadable(5, "thresholds"))?;
-    let left = optional_unsigned(row, 6)?;
-    let ends = row.get::<_, Option<i64>>(7)?.zip(optional_unsigned(row, 8)?);
-    let countdown = match (left, ends) {
-        (Some(left), None) => Countdown::Still { left: Duration::from_nanos(left) },
-        (None, Some((wall_ms, boot_ns))) => {
-            Countdown::Running { ends: Deadline { mono: Mono::from_ns(boot_ns), wall: WallMs::from_ms(wall_ms) } }
-        }
-        _ => return Err(unreadable(6, "countdown")),
-    };
     let optional_wall = |column| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.map(WallMs::from_ms));
     Ok(Timer {
         serial: row.get(0)?,
@@ -197,7 +183,7 @@ fn read_timer(row: &Row<'_>) -> rusqlite::Result<Timer> {
         state,
         duration_s: row.get(4)?,
         thresholds,
-        countdown,
+        countdown: countdown::read(row, 6)?,
         start_at: optional_wall(9)?,
         created_at: WallMs::from_ms(row.get(10)?),
         started_at: optional_wall(11)?,
@@ -247,7 +233,11 @@ fn read_thresholds(text: &str) -> Option<Arc<[u32]>> {
 pub(super) mod tests {
     use std::path::Path;
 
+    use std::time::Duration;
+
     use super::*;
+    use crate::clock::Mono;
+    use crate::domain::countdown::{Countdown, Deadline};
     use crate::store::schema;
 
     pub(in crate::store) fn timer(serial: u32) -> Timer {

@@ -19,6 +19,7 @@ use timerd::domain::effects::{Batch, Record};
 use timerd::domain::events::{Kind, Names, Stored};
 use timerd::domain::history::Entry;
 use timerd::domain::replays::{Digest, First, Replay};
+use timerd::domain::rooms::{self, Person, Room};
 use timerd::domain::timers::Timer;
 use timerd::limits::{DISK_HANG_MAX, FEED_PAGE_EVENTS_MAX};
 
@@ -87,6 +88,9 @@ pub struct Disk {
     sessions: BTreeMap<u32, (Arc<Session>, bool)>,
     /// Responses by session and number of the item.
     responses: BTreeMap<(u32, u16), Arc<str>>,
+    /// Rooms, and their people by room and number.
+    pub rooms: BTreeMap<u32, Room>,
+    room_people: BTreeMap<(u32, u32), Person>,
     replays: HashMap<Digest, (Replay, u64)>,
     replay_order: Vec<Digest>,
     /// The last durable batch.
@@ -127,6 +131,8 @@ impl Disk {
             candidates: BTreeMap::new(),
             sessions: BTreeMap::new(),
             responses: BTreeMap::new(),
+            rooms: BTreeMap::new(),
+            room_people: BTreeMap::new(),
             replays: HashMap::new(),
             replay_order: Vec::new(),
             batch: 0,
@@ -259,6 +265,7 @@ impl Disk {
             serial: self.serial,
             timers: self.timers.values().cloned().collect(),
             delivery: self.kept(),
+            rooms: self.rooms_kept(),
             replays: self.replay_order.iter().map(|key| self.replays[key].0.stub).collect(),
             last_seq: self.last_seq,
             names: names(),
@@ -427,6 +434,13 @@ impl Disk {
         }
     }
 
+    /// The rooms with their people.
+    fn rooms_kept(&self) -> rooms::Kept {
+        let people = |serial: u32| self.room_people.range((serial, 0)..=(serial, u32::MAX)).map(|(_, it)| it.clone());
+        let whole = |room: &Room| Room { people: people(room.serial).collect(), ..room.clone() };
+        rooms::Kept { rooms: self.rooms.values().map(whole).collect() }
+    }
+
     fn apply(&mut self, record: &Record) {
         match record {
             Record::Timer(timer) => {
@@ -465,6 +479,16 @@ impl Disk {
             Record::Answer { session, item, response } => {
                 self.responses.insert((*session, *item), response.clone());
             }
+            // A room's people have records of their own.
+            Record::Room(room) => _ = self.rooms.insert(room.serial, Room { people: [].into(), ..(**room).clone() }),
+            Record::RoomGone(serial) => {
+                self.rooms.remove(serial);
+                self.room_people.retain(|(room, _), _| room != serial);
+            }
+            Record::RoomPerson { room, person } => {
+                self.room_people.insert((*room, person.number), person.clone());
+            }
+            Record::RoomPersonGone { room, person } => _ = self.room_people.remove(&(*room, *person)),
             Record::Replay(replay) => {
                 self.replay_order.retain(|key| *key != replay.stub.key);
                 self.replay_order.push(replay.stub.key);

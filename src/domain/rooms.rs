@@ -1,0 +1,882 @@
+//! Rooms: one countdown that a team shares, and who is there.
+//!
+//! Owns the state machine of the contract, every room and its people, and who of them has a line. It must not know
+//! connections, JSON, ids' spelling or the disk: it takes commands and `Now`, and gives verdicts and effects.
+//!
+//! ```text
+//!            start      pause     resume     reset    extend    zero
+//! idle       running    -         -          idle     -         -
+//! running    running    paused    -          idle     running   completed
+//! paused     running    -         running    idle     paused    -
+//! completed  running    -         -          idle     -         -
+//! ```
+//!
+//! Who belongs to a room is a fact, and durable; who of them has a line is not, and follows from the sockets.
+//!
+//! Invariants: a room is `running` if and only if its countdown runs; the revision counts changes of the countdown and
+//! the zero, not people; ticks strictly fall; the end waits for nothing but a change of the same room that is on its
+//! way to the disk, and so do the leave of somebody who did not come back and the removal of a room without anybody.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Mono, Now, WallMs};
+use crate::domain::absence::{Absence, Found, Outage};
+use crate::domain::countdown::{Countdown, Second};
+use crate::domain::deadlines::{Due, Sleeper};
+use crate::domain::effects::{self, Effects, Record, Topic};
+use crate::domain::staged::{Flight, Hold, Staged};
+use crate::limits::*;
+
+/// What a room is called by clients.
+pub type RoomId = Arc<str>;
+
+/// One room: the fact that is stored, and shown.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Room {
+    /// Its name to clients.
+    pub id: RoomId,
+    /// Counts creations of a run, from behind those that are kept.
+    pub serial: u32,
+    /// Where in its descent it is.
+    pub state: State,
+    /// What is left.
+    pub countdown: Countdown,
+    /// Seconds it lasts, extensions included.
+    pub duration_s: u32,
+    /// Seconds that the last start gave it, or its creation.
+    pub full_s: u32,
+    /// When it was last started from the beginning.
+    pub started_at: Option<WallMs>,
+    /// Since when it stands still.
+    pub paused_at: Option<WallMs>,
+    /// Counts its changes, from 1.
+    pub revision: u64,
+    /// How many people it ever had.
+    pub people_ever: u32,
+    /// Who belongs to it, in order of their coming.
+    pub people: Arc<[Person]>,
+}
+
+/// Somebody who belongs to a room.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Person {
+    /// Counts the people of the room, from 1; never used twice in it.
+    pub number: u32,
+    /// By this he is known when he comes back. Told to nobody else.
+    pub key: Arc<str>,
+    /// His name to the others.
+    pub name: Arc<str>,
+}
+
+/// Somebody's place in a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// The serial number of the room.
+    pub room: u32,
+    /// The number of the person.
+    pub person: u32,
+}
+
+/// Where in its descent a room is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Stopped at its full duration.
+    Idle,
+    /// Counting down.
+    Running,
+    /// Standing still.
+    Paused,
+    /// Run out.
+    Completed,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [State; 4] = [State::Idle, State::Running, State::Paused, State::Completed];
+
+    /// The state's name in the store and in the log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::Idle => "idle",
+            State::Running => "running",
+            State::Paused => "paused",
+            State::Completed => "completed",
+        }
+    }
+
+    /// The state that `action` leads to, if it is allowed: the table above.
+    pub const fn after(self, action: Action) -> Option<State> {
+        match (self, action) {
+            (_, Action::Start { .. }) | (State::Paused, Action::Resume) => Some(State::Running),
+            (State::Running, Action::Pause) => Some(State::Paused),
+            (_, Action::Reset) => Some(State::Idle),
+            (State::Running | State::Paused, Action::Extend { .. }) => Some(self),
+            _ => None,
+        }
+    }
+}
+
+/// What anybody in a room may do to its countdown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Run from the beginning.
+    Start {
+        /// Seconds it is to last from here on; `None`: as at the last start.
+        duration_s: Option<u32>,
+    },
+    /// Stand still.
+    Pause,
+    /// Run again.
+    Resume,
+    /// Stand at the duration of the last start.
+    Reset,
+    /// Last longer.
+    Extend {
+        /// Seconds more, 1..=3600.
+        added_s: u32,
+    },
+}
+
+/// What everybody in a room hears.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// The countdown was changed.
+    Changed {
+        /// The room after it.
+        room: Arc<Room>,
+        /// The name of who did it. `None`: it came to its end.
+        by: Option<Arc<str>>,
+    },
+    /// A second of its grid has passed: so many are left.
+    Tick(u32),
+    /// It ran out; follows what it is after that.
+    Completed,
+    /// A new person has come. Not for himself, who is told more.
+    Came {
+        /// His name.
+        name: Arc<str>,
+        /// The room with him.
+        room: Arc<Room>,
+    },
+    /// Somebody has left, or did not come back. His sockets do not belong to the room any more.
+    Left {
+        /// His number.
+        person: u32,
+        /// His name.
+        name: Arc<str>,
+        /// The room without him.
+        room: Arc<Room>,
+    },
+    /// Somebody's line was lost, or is there again.
+    Presence,
+    /// The room of this name is gone. Nobody is there to hear it.
+    Gone(RoomId),
+}
+
+impl Room {
+    /// Exactly what is left at `now`.
+    pub fn left(&self, now: Now) -> Duration {
+        self.countdown.left(now)
+    }
+
+    /// Who has this number.
+    pub fn person(&self, number: u32) -> Option<&Person> {
+        self.people.iter().find(|person| person.number == number)
+    }
+
+    fn topic(&self) -> Topic {
+        Topic::Room(self.serial)
+    }
+
+    /// Carries out an allowed action.
+    fn apply(&mut self, now: Now, action: Action, to: State, second: Second) {
+        match action {
+            Action::Start { duration_s } => {
+                self.full_s = duration_s.unwrap_or(self.full_s);
+                self.rewind(second);
+                self.countdown.start(now);
+                self.started_at = Some(now.wall);
+            }
+            Action::Pause => {
+                self.countdown.stop(now);
+                self.paused_at = Some(now.wall);
+            }
+            Action::Resume => {
+                self.countdown.start(now);
+                self.paused_at = None;
+            }
+            Action::Reset => self.rewind(second),
+            Action::Extend { added_s } => {
+                self.countdown.extend(second.span(added_s));
+                self.duration_s += added_s;
+            }
+        }
+        self.state = to;
+        self.revision += 1;
+    }
+
+    /// Back to the duration of the last start.
+    fn rewind(&mut self, second: Second) {
+        self.duration_s = self.full_s;
+        self.countdown = Countdown::new(second.span(self.full_s));
+        (self.started_at, self.paused_at) = (None, None);
+    }
+
+    /// Nothing is left.
+    fn complete(&mut self) {
+        self.countdown = Countdown::new(Duration::ZERO);
+        self.state = State::Completed;
+        self.revision += 1;
+    }
+
+    fn without(&self, gone: impl Fn(&Person) -> bool) -> Self {
+        let people = self.people.iter().filter(|person| !gone(person)).cloned().collect();
+        Room { people, ..self.clone() }
+    }
+}
+
+/// Why a command changes nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Refusal {
+    /// No such room.
+    NotFound,
+    /// There are as many rooms as there may be.
+    NoRoomLeft,
+    /// There are as many people in the room as there may be.
+    RoomFull,
+    /// He has as many lines as he may have.
+    TooManyLines,
+    /// He is not in the room any more.
+    NotIn,
+    /// The room is another than the caller took it for: as it is now.
+    Stale(Arc<Room>),
+    /// The caller names a revision that has not been.
+    NotYet,
+    /// The state does not allow the action.
+    WrongState(Action),
+    /// The extension would make the countdown last longer than any may.
+    TooLong,
+}
+
+/// The judgement of a command, and how long the answer must be held.
+#[derive(Clone, Debug)]
+pub struct Verdict<T> {
+    /// What came of it, or the refusal.
+    pub outcome: Result<T, Refusal>,
+    /// What must be durable before anybody may be told.
+    pub hold: Hold,
+}
+
+impl<T> Verdict<T> {
+    fn refused(refusal: Refusal, hold: Hold) -> Self {
+        Verdict { outcome: Err(refusal), hold }
+    }
+}
+
+/// What an operator may set.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Whether there are rooms at all.
+    pub are_open: bool,
+    /// How long a second lasts.
+    pub second: Second,
+    /// How the daemon's absence counts.
+    pub outage: Outage,
+    /// How long somebody without a line has to come back.
+    pub leave_after: Duration,
+    /// How long a room without a line is kept.
+    pub empty_for: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            are_open: true,
+            second: Second::REAL,
+            outage: Outage::RunOn,
+            leave_after: ROOM_LEAVE_DEFAULT,
+            empty_for: ROOM_EMPTY_DEFAULT,
+        }
+    }
+}
+
+/// What start-up finds of an earlier run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kept {
+    /// The rooms, in order of their serial numbers.
+    pub rooms: Vec<Room>,
+}
+
+/// All rooms.
+#[derive(Debug)]
+pub struct Rooms {
+    settings: Settings,
+    slots: BTreeMap<u32, Slot>,
+    serials: HashMap<RoomId, u32>,
+    touched: Flight<Vec<u32>>,
+    serial: u32,
+}
+
+/// A room with what only this run of the daemon knows of it.
+#[derive(Debug)]
+struct Slot {
+    id: RoomId,
+    staged: Staged<Arc<Room>>,
+    /// The lines of everybody who belongs to the room, or is about to, by his number.
+    lines: BTreeMap<u32, Lines>,
+    /// Since when nobody has had a line.
+    empty_since: Option<Mono>,
+    /// When it will be said who has a line.
+    presence_at: Option<Mono>,
+    /// The lowest second told in this descent.
+    told_s: u32,
+    /// The instant of the one alarm in the heap that is not stale.
+    armed: Option<Mono>,
+    generation: u32,
+    /// The wall clock was stepped, and the stored name of the end is wrong.
+    misnamed: bool,
+}
+
+/// What a command is judged against.
+struct Latest {
+    room: Arc<Room>,
+    /// Its end has come, and nobody has been told yet.
+    came_due: bool,
+}
+
+/// Somebody's lines.
+#[derive(Clone, Copy, Debug)]
+struct Lines {
+    open: u32,
+    /// Since when there has been none.
+    lost_at: Mono,
+}
+
+impl Slot {
+    fn new(id: RoomId, staged: Staged<Arc<Room>>, told_s: u32, now: Now) -> Self {
+        Slot {
+            id,
+            staged,
+            lines: BTreeMap::new(),
+            empty_since: Some(now.mono),
+            presence_at: None,
+            told_s,
+            armed: None,
+            generation: 0,
+            misnamed: false,
+        }
+    }
+
+    fn open_lines(&self) -> u32 {
+        self.lines.values().map(|lines| lines.open).sum()
+    }
+}
+
+impl Rooms {
+    /// No rooms yet.
+    pub fn new(settings: Settings) -> Self {
+        Rooms { settings, slots: BTreeMap::new(), serials: HashMap::new(), touched: Flight::default(), serial: 0 }
+    }
+
+    /// Whether there are rooms at all.
+    pub fn are_open(&self) -> bool {
+        self.settings.are_open
+    }
+
+    /// How long a second lasts.
+    pub fn second(&self) -> Second {
+        self.settings.second
+    }
+
+    /// Rooms held, those included that are on their way to the disk.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// There is no room.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// People of all rooms shown.
+    pub fn people(&self) -> usize {
+        self.slots.values().filter_map(|slot| slot.staged.shown()).map(|room| room.people.len()).sum()
+    }
+
+    /// Something runs, or is about to: the sign of life must be written.
+    pub fn is_any_running(&self) -> bool {
+        let runs = |room: Option<&Arc<Room>>| room.is_some_and(|room| room.state == State::Running);
+        self.slots.values().any(|slot| runs(slot.staged.shown()) || runs(slot.staged.latest()))
+    }
+
+    /// Whether a room has this id, or is about to.
+    pub fn is_taken(&self, id: &str) -> bool {
+        self.serials.contains_key(id)
+    }
+
+    /// The room shown under `id`, as it is at `now`.
+    pub fn shown(&mut self, now: Now, id: &str, fx: &mut Effects) -> Option<&Arc<Room>> {
+        let serial = *self.serials.get(id)?;
+        self.settle(now, serial, fx);
+        self.slots.get(&serial)?.staged.shown()
+    }
+
+    /// The room shown with this serial number, as it was last settled.
+    pub fn peek(&self, serial: u32) -> Option<&Arc<Room>> {
+        self.slots.get(&serial)?.staged.shown()
+    }
+
+    /// Whether somebody belongs to the room in which he sits, as commands see it; and how long an answer that tells of
+    /// it must be held.
+    pub fn belongs(&self, seat: Seat) -> (bool, Hold) {
+        let Some(slot) = self.slots.get(&seat.room) else { return (false, Hold::Nothing) };
+        (slot.staged.latest().is_some_and(|room| room.person(seat.person).is_some()), slot.staged.hold())
+    }
+
+    /// Whether somebody has a line.
+    pub fn has_line(&self, seat: Seat) -> bool {
+        let lines = self.slots.get(&seat.room).and_then(|slot| slot.lines.get(&seat.person));
+        lines.is_some_and(|lines| lines.open > 0)
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // Commands.
+
+    /// Makes a room of `duration_s` seconds, which nobody else has under this id, and takes a seat in it.
+    pub fn create(
+        &mut self,
+        now: Now,
+        id: RoomId,
+        duration_s: u32,
+        newcomer: Newcomer,
+        fx: &mut Effects,
+    ) -> Verdict<Seat> {
+        if self.slots.len() >= ROOMS_MAX {
+            return Verdict::refused(Refusal::NoRoomLeft, Hold::Nothing);
+        }
+        self.serial += 1;
+        let serial = self.serial;
+        let room = Room {
+            id: id.clone(),
+            serial,
+            state: State::Idle,
+            countdown: Countdown::new(self.settings.second.span(duration_s)),
+            duration_s,
+            full_s: duration_s,
+            started_at: None,
+            paused_at: None,
+            revision: 1,
+            people_ever: 0,
+            people: Arc::from([]),
+        };
+        self.serials.insert(id.clone(), serial);
+        self.slots.insert(serial, Slot::new(id, Staged::unseen(), duration_s, now));
+        let (seat, ..) = self.admit(now, room, newcomer, fx);
+        Verdict { outcome: Ok(seat), hold: Hold::Gathering }
+    }
+
+    /// Takes a seat in the room `id`: the one that belongs to `key`, if there is one, else a new one.
+    pub fn join(
+        &mut self,
+        now: Now,
+        id: &str,
+        key: Option<&str>,
+        newcomer: Newcomer,
+        fx: &mut Effects,
+    ) -> Verdict<Seat> {
+        let Some(&serial) = self.serials.get(id) else { return Verdict::refused(Refusal::NotFound, Hold::Nothing) };
+        self.settle(now, serial, fx);
+        let Some(slot) = self.slots.get(&serial) else { return Verdict::refused(Refusal::NotFound, Hold::Nothing) };
+        let hold = slot.staged.hold();
+        let Some(room) = slot.staged.latest().cloned() else { return Verdict::refused(Refusal::NotFound, hold) };
+        let known = key.and_then(|key| room.people.iter().find(|person| *person.key == *key));
+        if let Some(person) = known {
+            let seat = Seat { room: serial, person: person.number };
+            if slot.lines.get(&seat.person).is_some_and(|lines| lines.open >= LINES_PER_PERSON) {
+                return Verdict::refused(Refusal::TooManyLines, hold);
+            }
+            self.connect(now, seat);
+            self.arm(now, serial, fx);
+            return Verdict { outcome: Ok(seat), hold };
+        }
+        if room.people.len() >= ROOM_PEOPLE_MAX {
+            return Verdict::refused(Refusal::RoomFull, hold);
+        }
+        let (seat, name, room) = self.admit(now, (*room).clone(), newcomer, fx);
+        let topic = room.topic();
+        fx.announce_when_durable(topic, effects::Message::Room(Message::Came { name, room }));
+        Verdict { outcome: Ok(seat), hold: Hold::Gathering }
+    }
+
+    /// Adds somebody to `room`, with one line. Returns his name and the room with him, too.
+    fn admit(
+        &mut self,
+        now: Now,
+        mut room: Room,
+        newcomer: Newcomer,
+        fx: &mut Effects,
+    ) -> (Seat, Arc<str>, Arc<Room>) {
+        room.people_ever += 1;
+        let number = room.people_ever;
+        let name = newcomer.name.unwrap_or_else(|| format!("User {number}").into());
+        let person = Person { number, key: newcomer.key, name: name.clone() };
+        room.people = room.people.iter().cloned().chain([person.clone()]).collect();
+        let seat = Seat { room: room.serial, person: number };
+        self.connect(now, seat);
+        fx.command(Record::RoomPerson { room: room.serial, person });
+        (seat, name, self.stage(room, fx))
+    }
+
+    /// Leaves for good, with all lines.
+    pub fn leave(&mut self, now: Now, seat: Seat, fx: &mut Effects) -> Verdict<()> {
+        let (Latest { room, came_due }, hold) = match self.latest(now, seat, fx) {
+            (Ok(latest), hold) => (latest, hold),
+            (Err(refusal), hold) => return Verdict::refused(refusal, hold),
+        };
+        let Some(person) = room.person(seat.person).cloned() else { return Verdict::refused(Refusal::NotIn, hold) };
+        announce_end(came_due, &room, fx);
+        fx.command(Record::RoomPersonGone { room: seat.room, person: seat.person });
+        let topic = room.topic();
+        let room = self.stage(room.without(|other| other.number == seat.person), fx);
+        let left = Message::Left { person: seat.person, name: person.name, room };
+        fx.announce_when_durable(topic, effects::Message::Room(left));
+        Verdict { outcome: Ok(()), hold: Hold::Gathering }
+    }
+
+    /// Whether the room is at the revision that the caller took it for.
+    pub fn judge(&mut self, now: Now, seat: Seat, revision: u64, fx: &mut Effects) -> Verdict<()> {
+        let (latest, hold) = self.latest(now, seat, fx);
+        let outcome = latest.and_then(|Latest { room, .. }| match room.revision {
+            known if revision < known => Err(Refusal::Stale(room)),
+            known if revision > known => Err(Refusal::NotYet),
+            _ => Ok(()),
+        });
+        Verdict { outcome, hold }
+    }
+
+    /// Carries out `action`, if the room's state allows it.
+    pub fn act(&mut self, now: Now, seat: Seat, action: Action, fx: &mut Effects) -> Verdict<()> {
+        let (Latest { room, came_due }, hold) = match self.latest(now, seat, fx) {
+            (Ok(latest), hold) => (latest, hold),
+            (Err(refusal), hold) => return Verdict::refused(refusal, hold),
+        };
+        let Some(to) = room.state.after(action) else {
+            return Verdict::refused(Refusal::WrongState(action), hold);
+        };
+        if matches!(action, Action::Extend { added_s } if room.duration_s + added_s > TOTAL_S_MAX) {
+            return Verdict::refused(Refusal::TooLong, hold);
+        }
+        announce_end(came_due, &room, fx);
+        let by = room.person(seat.person).map(|person| person.name.clone());
+        let mut room = (*room).clone();
+        room.apply(now, action, to, self.settings.second);
+        let room = self.stage(room, fx);
+        fx.announce_when_durable(room.topic(), effects::Message::Room(Message::Changed { room: room.clone(), by }));
+        Verdict { outcome: Ok(()), hold: Hold::Gathering }
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // Lines.
+
+    /// Somebody has one line more.
+    fn connect(&mut self, now: Now, seat: Seat) {
+        let Some(slot) = self.slots.get_mut(&seat.room) else { return };
+        slot.empty_since = None;
+        match slot.lines.get_mut(&seat.person) {
+            // He is announced in another way.
+            None => _ = slot.lines.insert(seat.person, Lines { open: 1, lost_at: now.mono }),
+            Some(lines) => {
+                lines.open += 1;
+                if lines.open == 1 {
+                    slot.presence_at.get_or_insert(now.mono + PRESENCE_GATHERED_FOR);
+                }
+            }
+        }
+    }
+
+    /// Somebody has one line less.
+    pub fn disconnect(&mut self, now: Now, seat: Seat, fx: &mut Effects) {
+        let Some(slot) = self.slots.get_mut(&seat.room) else { return };
+        if let Some(lines) = slot.lines.get_mut(&seat.person) {
+            lines.open = lines.open.saturating_sub(1);
+            if lines.open == 0 {
+                lines.lost_at = now.mono;
+                slot.presence_at.get_or_insert(now.mono + PRESENCE_GATHERED_FOR);
+            }
+        }
+        if slot.open_lines() == 0 {
+            slot.empty_since.get_or_insert(now.mono);
+        }
+        self.settle(now, seat.room, fx);
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // Time.
+
+    /// Whether this alarm is still the room's own.
+    pub fn awaits(&self, sleeper: Sleeper) -> bool {
+        self.slots.get(&sleeper.number).is_some_and(|slot| slot.generation == sleeper.generation)
+    }
+
+    /// An alarm went off.
+    pub fn wake(&mut self, now: Now, sleeper: Sleeper, fx: &mut Effects) {
+        let Some(slot) = self.slots.get_mut(&sleeper.number) else { return };
+        if slot.generation == sleeper.generation {
+            slot.armed = None;
+            self.settle(now, sleeper.number, fx);
+        }
+    }
+
+    /// The wall clock was stepped: ends get new names, nothing running is moved.
+    pub fn wall_stepped(&mut self, now: Now, fx: &mut Effects) {
+        let serials: Vec<u32> = self.slots.keys().copied().collect();
+        for serial in serials {
+            if let Some(slot) = self.slots.get_mut(&serial) {
+                slot.misnamed = true;
+            }
+            self.settle(now, serial, fx);
+        }
+    }
+
+    /// Brings what is shown of a room to `now`: what has come due happens, in order, and the next alarm is set.
+    fn settle(&mut self, now: Now, serial: u32, fx: &mut Effects) {
+        let Settings { second, leave_after, empty_for, .. } = self.settings;
+        let Some(slot) = self.slots.get_mut(&serial) else { return };
+        let Some(room) = slot.staged.shown().cloned() else { return };
+        let pending = slot.staged.is_pending();
+        let topic = room.topic();
+        let over = room.countdown.is_over(now);
+        let left_s = second.ceil(room.left(now));
+        if room.state == State::Running && left_s < slot.told_s && !(over && pending) {
+            fx.announce(topic, effects::Message::Room(Message::Tick(left_s)));
+            slot.told_s = left_s;
+        }
+        if slot.presence_at.is_some_and(|at| at <= now.mono) {
+            slot.presence_at = None;
+            fx.announce(topic, effects::Message::Room(Message::Presence));
+        }
+        // What else follows waits while a change of the same room is on its way: it may undo it.
+        if !pending {
+            if over {
+                let mut done = (*room).clone();
+                done.complete();
+                let done = slot.follow(done, fx);
+                fx.announce(topic, effects::Message::Room(Message::Changed { room: done, by: None }));
+                fx.announce(topic, effects::Message::Room(Message::Completed));
+            } else if std::mem::take(&mut slot.misnamed) {
+                let mut renamed = (*room).clone();
+                if renamed.countdown.rename_end(now) {
+                    slot.follow(renamed, fx);
+                }
+            }
+            slot.let_leave(now, leave_after, fx);
+            if slot.empty_since.is_some_and(|since| since + empty_for <= now.mono) {
+                let id = slot.id.clone();
+                fx.follow(Record::RoomGone(serial));
+                fx.announce(topic, effects::Message::Room(Message::Gone(id.clone())));
+                self.slots.remove(&serial);
+                self.serials.remove(&id);
+                return;
+            }
+        }
+        self.arm(now, serial, fx);
+    }
+
+    /// Sets the alarm for the next thing that time alone brings about.
+    fn arm(&mut self, now: Now, serial: u32, fx: &mut Effects) {
+        let Settings { second, leave_after, empty_for, .. } = self.settings;
+        let Some(slot) = self.slots.get_mut(&serial) else { return };
+        let Some(room) = slot.staged.shown() else { return };
+        // What waits for the disk is looked at when the disk answers.
+        let pending = slot.staged.is_pending();
+        let tick = if room.countdown.is_over(now) { None } else { room.countdown.next_tick(now, second) };
+        let lost = slot.lines.values().filter(|lines| lines.open == 0).map(|lines| lines.lost_at + leave_after);
+        let empty = slot.empty_since.map(|since| since + empty_for);
+        let waits = lost.chain(empty).min().filter(|at| !pending || *at > now.mono);
+        let next = [tick, slot.presence_at, waits].into_iter().flatten().min();
+        if next != slot.armed {
+            slot.generation = slot.generation.wrapping_add(1);
+            slot.armed = next;
+            if let Some(at) = next {
+                fx.deadlines.arm(at, Due::Room(Sleeper { number: serial, generation: slot.generation }));
+            }
+        }
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // The disk.
+
+    /// The gathering batch goes to the disk.
+    pub fn hand_over(&mut self) {
+        self.touched.hand_over();
+        for serial in &self.touched.writing {
+            if let Some(slot) = self.slots.get_mut(serial) {
+                slot.staged.hand_over();
+            }
+        }
+    }
+
+    /// The batch in hand is durable: its states are shown. Returns whom to bring to the present, after what the batch
+    /// announces has been said.
+    #[must_use]
+    pub fn commit(&mut self, now: Now) -> Vec<u32> {
+        let second = self.settings.second;
+        let touched = std::mem::take(&mut self.touched.writing);
+        for serial in &touched {
+            let Some(slot) = self.slots.get_mut(serial) else { continue };
+            let before = slot.staged.commit();
+            let Some(room) = slot.staged.shown() else { continue };
+            if before.is_none_or(|before| before.revision != room.revision) {
+                // The change is told with what is left now: ticks are for what lies below that.
+                slot.told_s = second.ceil(room.left(now));
+            }
+            slot.forget_lines();
+        }
+        touched
+    }
+
+    /// Neither batch will ever be durable. Returns whom to bring to the present.
+    #[must_use]
+    pub fn undo(&mut self) -> Vec<u32> {
+        let Flight { mut gathering, writing } = std::mem::take(&mut self.touched);
+        gathering.extend(writing);
+        for serial in &gathering {
+            let Some(slot) = self.slots.get_mut(serial) else { continue };
+            slot.staged.undo();
+            if slot.staged.is_gone() {
+                let id = slot.id.clone();
+                self.serials.remove(&id);
+                self.slots.remove(serial);
+            } else {
+                slot.forget_lines();
+            }
+        }
+        gathering
+    }
+
+    /// Brings rooms that waited for the disk to `now`.
+    pub fn resettle(&mut self, now: Now, serials: Vec<u32>, fx: &mut Effects) {
+        serials.into_iter().for_each(|serial| self.settle(now, serial, fx));
+    }
+
+    /// Takes up the rooms of an earlier run, the time between counted as the operator wants it. Everybody's line is
+    /// lost, from now on.
+    pub fn restore(&mut self, now: Now, absence: Absence, kept: Kept, fx: &mut Effects) {
+        let Settings { second, outage, .. } = self.settings;
+        for mut room in kept.rooms {
+            let found = absence.find(now, outage, room.countdown);
+            match found {
+                Found::AsLeft => {}
+                Found::Renamed(countdown) => room.countdown = countdown,
+                Found::Frozen(countdown) => {
+                    room.countdown = countdown;
+                    room.revision += 1;
+                }
+                Found::Over(_) => room.complete(),
+            }
+            let serial = room.serial;
+            self.serial = self.serial.max(serial);
+            let told_s = second.ceil(room.left(now));
+            let room = Arc::new(room);
+            if found != Found::AsLeft {
+                fx.follow(Record::Room(room.clone()));
+            }
+            self.serials.insert(room.id.clone(), serial);
+            let mut slot = Slot::new(room.id.clone(), Staged::durable(room.clone()), told_s, now);
+            let lost = Lines { open: 0, lost_at: now.mono };
+            slot.lines = room.people.iter().map(|person| (person.number, lost)).collect();
+            self.slots.insert(serial, slot);
+            self.settle(now, serial, fx);
+        }
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+
+    /// The latest state of the room in which somebody sits, brought to `now`; and how long an answer about that must
+    /// be held.
+    fn latest(&mut self, now: Now, seat: Seat, fx: &mut Effects) -> (Result<Latest, Refusal>, Hold) {
+        self.settle(now, seat.room, fx);
+        let Some(slot) = self.slots.get(&seat.room) else { return (Err(Refusal::NotIn), Hold::Nothing) };
+        let hold = slot.staged.hold();
+        let Some(room) = slot.staged.latest().filter(|room| room.person(seat.person).is_some()).cloned() else {
+            return (Err(Refusal::NotIn), hold);
+        };
+        let came_due = room.countdown.is_over(now);
+        if !came_due {
+            return (Ok(Latest { room, came_due }), hold);
+        }
+        // Its end waits for a change that is on its way, but whoever comes after the end meets a room that has ended.
+        let mut done = (*room).clone();
+        done.complete();
+        (Ok(Latest { room: Arc::new(done), came_due }), hold)
+    }
+
+    /// Puts the room's next state into the gathering batch.
+    fn stage(&mut self, room: Room, fx: &mut Effects) -> Arc<Room> {
+        let (serial, room) = (room.serial, Arc::new(room));
+        fx.command(Record::Room(room.clone()));
+        if let Some(slot) = self.slots.get_mut(&serial) {
+            if slot.staged.hold() != Hold::Gathering {
+                self.touched.gathering.push(serial);
+            }
+            slot.staged.stage(Some(room.clone()));
+        }
+        room
+    }
+}
+
+/// The room has come to its end behind a change that is on its way, and before the next one.
+fn announce_end(came_due: bool, room: &Arc<Room>, fx: &mut Effects) {
+    if came_due {
+        let done = Message::Changed { room: room.clone(), by: None };
+        for message in [Message::Tick(0), done, Message::Completed] {
+            fx.announce_when_durable(room.topic(), effects::Message::Room(message));
+        }
+    }
+}
+
+impl Slot {
+    /// What is shown changes by itself.
+    fn follow(&mut self, room: Room, fx: &mut Effects) -> Arc<Room> {
+        let room = Arc::new(room);
+        fx.follow(Record::Room(room.clone()));
+        if let Some(shown) = self.staged.shown_mut() {
+            *shown = room.clone();
+        }
+        room
+    }
+
+    /// Whoever has not come back in time has left.
+    fn let_leave(&mut self, now: Now, leave_after: Duration, fx: &mut Effects) {
+        let is_due = |lines: &Lines| lines.open == 0 && lines.lost_at + leave_after <= now.mono;
+        let due: Vec<u32> = self.lines.iter().filter(|(_, lines)| is_due(lines)).map(|(number, _)| *number).collect();
+        for number in due {
+            self.lines.remove(&number);
+            let Some(shown) = self.staged.shown_mut() else { return };
+            let Some(person) = shown.person(number).cloned() else { continue };
+            let room = Arc::new(shown.without(|other| other.number == number));
+            *shown = room.clone();
+            fx.follow(Record::RoomPersonGone { room: room.serial, person: number });
+            let left = Message::Left { person: number, name: person.name, room: room.clone() };
+            fx.announce(room.topic(), effects::Message::Room(left));
+        }
+    }
+
+    /// Lines of people who do not belong to the room, and are not about to, are none of its business.
+    fn forget_lines(&mut self) {
+        let (shown, latest) = (self.staged.shown(), self.staged.latest());
+        let belongs = |number: u32| [shown, latest].into_iter().flatten().any(|room| room.person(number).is_some());
+        self.lines.retain(|number, _| belongs(*number));
+    }
+}
+
+/// Somebody who is to be given a seat.
+#[derive(Clone, Debug)]
+pub struct Newcomer {
+    /// By this he will be known.
+    pub key: Arc<str>,
+    /// His name; `None`: he is given one.
+    pub name: Option<Arc<str>>,
+}

@@ -1,0 +1,239 @@
+//! Sockets of rooms: who sits where, and what is said there.
+//!
+//! Owns which socket hears which room, and the answers that its people wait for. What a message means is the API's
+//! business, and who belongs to a room the domain's.
+//!
+//! Invariants: somebody hears what is announced in a room from when he is told `session:joined`, which is durable, and
+//! what he is told there is the state of that moment; he hears nothing any more when it is durable that he has left. A
+//! change is announced before those are welcomed who have come with it, so that nobody is told of it twice.
+
+use std::net::IpAddr;
+
+use slab::Slab;
+
+use crate::api::rooms::{self, House, Words};
+use crate::clock::Now;
+use crate::domain::Engine;
+use crate::domain::effects::Topic;
+use crate::domain::rooms::{Message, Seat};
+use crate::domain::staged::Hold;
+use crate::hub::Hub;
+use crate::hub::audience::Encoding;
+use crate::hub::conn::{ConnId, Listens};
+use crate::hub::desks::Desks;
+use crate::hub::outbox::{Bound, Frame};
+use crate::limits::{MEMBER_UNANSWERED_MAX, OUTBOX_BYTES_MAX};
+use crate::wire::ws;
+
+/// Everybody at the sockets of rooms.
+#[derive(Debug, Default)]
+pub(super) struct Guests {
+    guests: Slab<Guest>,
+    desks: Desks<Words>,
+    /// Seats whose line is lost since the turn began.
+    departed: Vec<Seat>,
+}
+
+/// Somebody at a socket of rooms.
+#[derive(Debug)]
+struct Guest {
+    address: IpAddr,
+    /// Where he sits, as what he says next is judged.
+    seat: Option<Seat>,
+    /// Where he listens.
+    hears: Option<Seat>,
+}
+
+impl Guests {
+    /// Somebody has come. Returns what his socket listens to.
+    pub(super) fn open(&mut self, address: IpAddr) -> Listens {
+        let key = self.guests.insert(Guest { address, seat: None, hears: None });
+        Listens::Guest(u32::try_from(key).unwrap_or(u32::MAX))
+    }
+
+    /// Somebody's line is lost. Returns the room that he has listened to.
+    pub(super) fn close(&mut self, key: u32) -> Option<Topic> {
+        let guest = self.guests.try_remove(key as usize)?;
+        self.departed.extend(guest.hears);
+        self.departed.extend(guest.seat.filter(|_| guest.seat != guest.hears));
+        guest.hears.map(|seat| Topic::Room(seat.room))
+    }
+
+    /// Whether a connection has as many unanswered messages as it may.
+    pub(super) fn is_full(&self, index: u32) -> bool {
+        self.desks.waits_for(index) >= MEMBER_UNANSWERED_MAX
+    }
+
+    /// Whether a connection waits for answers.
+    pub(super) fn awaits(&self, index: u32) -> bool {
+        self.desks.awaits(index)
+    }
+
+    /// A connection is over.
+    pub(super) fn reap(&mut self, index: u32) {
+        self.desks.close(index);
+    }
+
+    /// The gathering batch goes to the disk.
+    pub(super) fn hand_over(&mut self) {
+        self.desks.hand_over();
+    }
+
+    /// Some have lost their lines, and their rooms do not know yet.
+    pub(super) fn have_departed(&self) -> bool {
+        !self.departed.is_empty()
+    }
+
+    fn at(&mut self, listens: Listens) -> Option<&mut Guest> {
+        match listens {
+            Listens::Guest(key) => self.guests.get_mut(key as usize),
+            _ => None,
+        }
+    }
+}
+
+impl Hub {
+    /// Somebody at a socket of rooms has said something.
+    pub(super) fn hear_guest(&mut self, now: Now, index: u32, listens: Listens, text: &str) {
+        let Some(&mut Guest { address, seat, .. }) = self.guests.at(listens) else { return };
+        let refusal = match self.custody.degraded() {
+            _ if self.stopping => Some("The server is restarting"),
+            None if self.engine.fx.is_full() => Some("Too many changes at once"),
+            degraded => degraded,
+        };
+        let (engine, chance, limiter) = (&mut self.engine, &mut self.chance, &mut self.limiter);
+        let said = rooms::hear(text, seat, address, &mut House { now, engine, chance, limiter, refusal });
+        // What time has brought about while it was judged.
+        self.publish(now);
+        if let Some(guest) = self.guests.at(listens) {
+            guest.seat = said.seat;
+        }
+        let Some(conn) = self.conns.get(index as usize) else { return };
+        let id = ConnId { index, generation: conn.generation };
+        // Nobody would be told any more what has become of it.
+        let (words, hold) = match said.hold {
+            Hold::Nothing => (said.words, Hold::Nothing),
+            _ if self.custody.is_hung() => {
+                (Words::Text(rooms::failed("The disk does not answer: ask again later")), Hold::Nothing)
+            }
+            hold => (said.words, hold),
+        };
+        self.guests.desks.owe(id, hold, self.engine.gathering(), [words]);
+        self.answer_guest(now, id);
+    }
+
+    /// The batch with this number is durable, and what it announces has been said: whoever waits for it hears so.
+    pub(super) fn answer_guests(&mut self, now: Now, durable: u64) {
+        for id in self.guests.desks.release(durable) {
+            self.answer_guest(now, id);
+        }
+    }
+
+    /// What was asked and is not durable never will be, or nobody knows: those who wait hear why, and sit where they
+    /// sat before.
+    pub(super) fn disappoint_guests(&mut self, now: Now, why: &str) {
+        for id in self.guests.desks.disappoint(|_| Some(Words::Text(rooms::failed(why)))) {
+            let Some(listens) = self.live(id).and_then(|conn| conn.socket()).map(|socket| socket.listens) else {
+                continue;
+            };
+            if let Some(guest) = self.guests.at(listens) {
+                let undone = guest.seat.filter(|_| guest.seat != guest.hears);
+                guest.seat = guest.hears;
+                self.guests.departed.extend(undone);
+            }
+            self.answer_guest(now, id);
+        }
+        self.see_off(now);
+    }
+
+    /// Sends the answers that may leave and for which there is room; the others when what was sent has been taken.
+    pub(super) fn answer_guest(&mut self, now: Now, id: ConnId) {
+        while let Some(conn) = self.live(id)
+            && conn.outbox.bytes() < OUTBOX_BYTES_MAX
+            && let Some(words) = self.guests.desks.next(id.index)
+        {
+            match words {
+                Words::Text(text) => self.tell_text(now, id.index, &text),
+                Words::Welcome(seat) => self.welcome(now, id.index, seat),
+                Words::Nothing => {}
+            }
+        }
+    }
+
+    /// Somebody begins to hear his room.
+    fn welcome(&mut self, now: Now, index: u32, seat: Seat) {
+        let Engine { rooms: all, .. } = &self.engine;
+        let Some(text) = all.peek(seat.room).and_then(|room| rooms::joined(room, seat, all, now)) else {
+            // Another of his sockets has left for him meanwhile.
+            return self.tell_text(now, index, &rooms::unseated());
+        };
+        let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) else { return };
+        let Some(guest) = self.guests.at(socket.listens) else { return };
+        guest.hears = Some(seat);
+        let key = (Topic::Room(seat.room), Encoding::WebSocket);
+        socket.place = self.audiences.entry(key).or_default().join(index, true);
+        self.tell_text(now, index, &text);
+    }
+
+    /// Says `message` to everybody in the room.
+    pub(super) fn announce_in_room(&mut self, now: Now, serial: u32, message: &Message) {
+        self.log_room(serial, message);
+        let key = (Topic::Room(serial), Encoding::WebSocket);
+        if !self.audiences.contains_key(&key) {
+            return;
+        }
+        if let Message::Left { person, .. } = message {
+            // He said so himself on these, and needs not be told.
+            self.unseat(now, Seat { room: serial, person: *person }, false);
+        }
+        self.text.clear();
+        rooms::announce(message, serial, &self.engine.rooms, now, &mut self.text);
+        let bytes = ws::text_frame(&self.text);
+        let frame = if let Message::Tick(_) = message { Frame::tick(bytes) } else { Frame::lasting(bytes) };
+        self.cast(now, key, &frame, Bound::MEMBER);
+        if let Message::Left { person, .. } = message {
+            self.unseat(now, Seat { room: serial, person: *person }, true);
+        }
+    }
+
+    /// The sockets of somebody who has left do not hear the room any more; `all`: those, too, that have not said so.
+    fn unseat(&mut self, now: Now, seat: Seat, all: bool) {
+        let key = (Topic::Room(seat.room), Encoding::WebSocket);
+        let Some(audience) = self.audiences.get_mut(&key) else { return };
+        for index in audience.round().collect::<Vec<_>>() {
+            let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) else { continue };
+            let (listens, place) = (socket.listens, socket.place);
+            let Some(guest) = self.guests.at(listens).filter(|guest| guest.hears == Some(seat)) else { continue };
+            if guest.seat == Some(seat) && !all {
+                continue;
+            }
+            guest.hears = None;
+            guest.seat = guest.seat.filter(|its| *its != seat);
+            self.leave_audience(key, place, true);
+            self.guests.departed.push(seat);
+        }
+        self.see_off(now);
+    }
+
+    /// The rooms of those who have lost their lines hear so.
+    pub(super) fn see_off(&mut self, now: Now) {
+        for seat in std::mem::take(&mut self.guests.departed) {
+            self.engine.rooms.disconnect(now, seat, &mut self.engine.fx);
+        }
+    }
+
+    /// One line for each change of a room, when it is true.
+    fn log_room(&self, serial: u32, message: &Message) {
+        match message {
+            Message::Changed { room, by } => {
+                let (id, by, state) = (&*room.id, by.as_deref().unwrap_or_default(), room.state.name());
+                log::info!(room = id, by, revision = room.revision; "room {state}");
+            }
+            Message::Gone(id) => log::info!(room = &**id; "room removed"),
+            Message::Came { .. } | Message::Left { .. } | Message::Presence => {
+                log::trace!(room = serial; "people of a room");
+            }
+            Message::Tick(_) | Message::Completed => {}
+        }
+    }
+}
