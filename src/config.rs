@@ -407,8 +407,8 @@ struct Flags {
 
     /// Whether teams can share a countdown: anybody who reaches the port can make a room, and no key is asked for
     #[arg(long, env = "TIMERD_ROOMS", value_name = "ON", default_value = "on", help_heading = "Rooms")]
-    #[arg(value_parser = PossibleValuesParser::new(["on", "off"]).map(|text| text == "on"))]
-    rooms: bool,
+    #[arg(value_parser = PossibleValuesParser::new(["on", "off"]).map(|text| Switch(text == "on")))]
+    rooms: Switch,
 
     /// How long somebody whose line is lost has to come back before he has left: 1s..24h (units s, m, h)
     #[arg(long, env = "TIMERD_ROOM_LEAVE", value_name = "DURATION", help_heading = "Rooms")]
@@ -525,6 +525,10 @@ impl std::fmt::Display for Keep {
         f.write_str(&keep_text(self.0))
     }
 }
+
+/// On or off, as a word: the type keeps clap from taking it for a flag without one.
+#[derive(Clone, Copy, Debug)]
+struct Switch(bool);
 
 /// How long something lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -780,7 +784,7 @@ fn config_of(flags: Flags, matches: &ArgMatches, around: &Surroundings) -> Resul
         sessions_max: flags.max_sessions,
         known_candidates_only: flags.known_candidates_only,
         open_candidates: flags.open_candidates,
-        rooms: flags.rooms,
+        rooms: flags.rooms.0,
         room_leave: flags.room_leave.0,
         room_empty: flags.room_empty.0,
         connections_max: flags.max_connections,

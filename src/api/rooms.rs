@@ -81,6 +81,8 @@ pub enum Words {
     Text(String),
     /// He takes this seat, and is told what everybody there knows.
     Welcome(Seat),
+    /// Somebody was faster: the room as it is now, which is told with what is left when it is told.
+    Stale(Arc<Room>),
     /// None: everybody in the room hears what he has done.
     Nothing,
 }
@@ -93,7 +95,8 @@ enum Asked {
 
 /// Answers a message of somebody who sits in `seat`, at this address.
 pub fn hear(message: &str, seat: Option<Seat>, address: IpAddr, house: &mut House<'_>) -> Said {
-    let said = |text: String, hold| Said { words: Words::Text(text), hold, seat };
+    let answer = |words, hold| Said { words, hold, seat };
+    let said = |text, hold| answer(Words::Text(text), hold);
     let body = match serde_json::from_str::<Value>(message) {
         Ok(body @ Value::Object(_)) => body,
         _ => return said(error("Invalid JSON", "invalid"), Hold::Nothing),
@@ -109,11 +112,11 @@ pub fn hear(message: &str, seat: Option<Seat>, address: IpAddr, house: &mut Hous
         "ping" => said(r#"{"type":"pong"}"#.to_owned(), Hold::Nothing),
         "session:create" | "session:join" if is_in => said(error("Already in a room", "wrong_state"), hold),
         "session:create" | "session:join" => {
-            enter(&body, address, house).unwrap_or_else(|(text, hold)| Said { seat: None, ..said(text, hold) })
+            enter(&body, address, house).unwrap_or_else(|(words, hold)| Said { words, hold, seat: None })
         }
         "session:leave" | "timer:start" | "timer:pause" | "timer:resume" | "timer:reset" | "timer:extend" => {
             match seat.filter(|_| is_in) {
-                Some(seat) => act(&kind, &body, seat, house).unwrap_or_else(|(text, hold)| said(text, hold)),
+                Some(seat) => act(&kind, &body, seat, house).unwrap_or_else(|(words, hold)| answer(words, hold)),
                 None => said(error("Not in a room", "wrong_state"), hold),
             }
         }
@@ -125,7 +128,7 @@ pub fn hear(message: &str, seat: Option<Seat>, address: IpAddr, house: &mut Hous
 }
 
 /// `session:create`, and `session:join` (which names a room).
-fn enter(body: &Value, address: IpAddr, house: &mut House<'_>) -> Result<Said, (String, Hold)> {
+fn enter(body: &Value, address: IpAddr, house: &mut House<'_>) -> Result<Said, (Words, Hold)> {
     let mut form = Form::body(body).map_err(faulty)?;
     let is_join = form.raw("type").and_then(Value::as_str) == Some("session:join");
     let name = person_name(&mut form);
@@ -155,28 +158,26 @@ fn enter(body: &Value, address: IpAddr, house: &mut House<'_>) -> Result<Said, (
             limiter.count(now.mono, Group::Rooms, address).map_err(|wait| {
                 let wait_s = wait.as_nanos().div_ceil(1_000_000_000);
                 let text = format!("Too many rooms created: try again in {wait_s} s");
-                (error(&text, "limited"), Hold::Nothing)
+                (Words::Text(error(&text, "limited")), Hold::Nothing)
             })?;
             rooms.create(*now, fresh_id(chance, rooms), duration_s, newcomer, fx)
         }
     };
-    let seat = outcome.map_err(|refusal| (refused(&refusal, *now, rooms.second()), hold))?;
+    let seat = outcome.map_err(|refusal| (refused(refusal), hold))?;
     Ok(Said { words: Words::Welcome(seat), hold, seat: Some(seat) })
 }
 
 /// Everything that only somebody in a room may say.
-fn act(kind: &str, body: &Value, seat: Seat, house: &mut House<'_>) -> Result<Said, (String, Hold)> {
+fn act(kind: &str, body: &Value, seat: Seat, house: &mut House<'_>) -> Result<Said, (Words, Hold)> {
     let House { now, engine, refusal, .. } = house;
     let Engine { rooms, fx, .. } = &mut **engine;
-    let second = rooms.second();
-    let words = |refusal: Refusal| refused(&refusal, *now, second);
     // A revision is judged before anything else, so that of two who press at once one is told who was faster.
     let mut form = Form::body(body).map_err(faulty)?;
     let revision = form.int_or_null("revision", 0..=u32::MAX);
     form.done().map_err(faulty)?;
     if let Some(revision) = revision {
         let Verdict { outcome, hold } = rooms.judge(*now, seat, u64::from(revision), fx);
-        outcome.map_err(|refusal| (words(refusal), hold))?;
+        outcome.map_err(|refusal| (refused(refusal), hold))?;
     }
     let mut form = Form::body(body).map_err(faulty)?;
     let asked = match kind {
@@ -196,7 +197,7 @@ fn act(kind: &str, body: &Value, seat: Seat, house: &mut House<'_>) -> Result<Sa
         Asked::Act(action) => (rooms.act(*now, seat, action, fx), Some(seat)),
     };
     let hold = verdict.hold;
-    verdict.outcome.map_err(|refusal| (words(refusal), hold))?;
+    verdict.outcome.map_err(|refusal| (refused(refusal), hold))?;
     Ok(Said { words: Words::Nothing, hold, seat })
 }
 
@@ -263,13 +264,13 @@ fn error(message: &str, code: &str) -> String {
     text
 }
 
-fn faulty(faults: Vec<Fault>) -> (String, Hold) {
-    (error(&sentence(&faults), "invalid"), Hold::Nothing)
+fn faulty(faults: Vec<Fault>) -> (Words, Hold) {
+    (Words::Text(error(&sentence(&faults), "invalid")), Hold::Nothing)
 }
 
 /// Nothing was changed, since the store cannot be written.
-fn unavailable(why: &str) -> String {
-    failed(&format!("{why}: nothing was changed"))
+fn unavailable(why: &str) -> Words {
+    Words::Text(failed(&format!("{why}: nothing was changed")))
 }
 
 /// What was asked is not durable, or nobody knows.
@@ -282,8 +283,8 @@ pub fn unseated() -> String {
     error("Not in a room", "wrong_state")
 }
 
-fn refused(refusal: &Refusal, now: Now, second: Second) -> String {
-    match refusal {
+fn refused(refusal: Refusal) -> Words {
+    Words::Text(match refusal {
         Refusal::NotFound => error("Room not found", "not_found"),
         Refusal::NoRoomLeft => error("Maximum room limit reached", "full"),
         Refusal::RoomFull => error("Room is full", "full"),
@@ -302,15 +303,18 @@ fn refused(refusal: &Refusal, now: Now, second: Second) -> String {
             };
             error(why, "wrong_state")
         }
-        Refusal::Stale(room) => {
-            let mut text = error("The timer was changed meanwhile", "stale");
-            text.pop();
-            text.push_str(r#","state":{"#);
-            push_state(room, now, second, &mut text);
-            text.push_str("}}");
-            text
-        }
-    }
+        Refusal::Stale(room) => return Words::Stale(room),
+    })
+}
+
+/// Somebody was faster, and has made of the room what it is now.
+pub fn stale(room: &Room, now: Now, second: Second) -> String {
+    let mut text = error("The timer was changed meanwhile", "stale");
+    text.pop();
+    text.push_str(r#","state":{"#);
+    push_state(room, now, second, &mut text);
+    text.push_str("}}");
+    text
 }
 
 /// What somebody who takes his seat hears first.

@@ -880,3 +880,378 @@ pub struct Newcomer {
     /// His name; `None`: he is given one.
     pub name: Option<Arc<str>>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Engine;
+    use crate::domain::disk::Image;
+
+    const S: u64 = 1_000_000_000;
+    const MS: u64 = 1_000_000;
+    const EPOCH_MS: i64 = 1_768_471_200_000;
+
+    /// An engine, its clock, what it has said and what is durable.
+    struct House {
+        engine: Engine,
+        now_ns: u64,
+        said: Vec<(u64, Message)>,
+        durable: BTreeMap<u32, Arc<Room>>,
+        people: BTreeMap<(u32, u32), Person>,
+        alive: Now,
+    }
+
+    impl House {
+        fn with(outage: Outage) -> Self {
+            let settings = Settings { outage, ..Settings::default() };
+            let timers =
+                crate::domain::timers::Settings { timers_max: 1, second: Second::REAL, outage, keep_finished: None };
+            House {
+                engine: Engine::new(timers, Default::default(), settings, Effects::default().scribe),
+                now_ns: 100 * S,
+                said: Vec::new(),
+                durable: BTreeMap::new(),
+                people: BTreeMap::new(),
+                alive: Now::default(),
+            }
+        }
+
+        fn new() -> Self {
+            House::with(Outage::RunOn)
+        }
+
+        fn now(&self) -> Now {
+            let wall = WallMs::from_ms(EPOCH_MS + i64::try_from(self.now_ns / MS).unwrap());
+            Now { mono: Mono::from_ns(self.now_ns), wall }
+        }
+
+        fn hear(&mut self) {
+            for announcement in self.engine.fx.announcements.drain(..) {
+                if let effects::Message::Room(message) = announcement.message {
+                    self.said.push((self.now_ns, message));
+                }
+            }
+        }
+
+        /// Time passes; deadlines are served at their instants.
+        fn pass(&mut self, ns: u64) {
+            let end = self.now_ns + ns;
+            loop {
+                let next = self.engine.fx.deadlines.next().map_or(end, |at| at.ns().max(self.now_ns)).min(end);
+                self.now_ns = next;
+                let now = self.now();
+                while let Some((_, due)) = self.engine.fx.deadlines.pop(now.mono) {
+                    if let Due::Room(sleeper) = due {
+                        self.engine.rooms.wake(now, sleeper, &mut self.engine.fx);
+                    }
+                }
+                self.hear();
+                if next == end {
+                    return;
+                }
+            }
+        }
+
+        /// What has gathered becomes durable at once.
+        fn commit(&mut self) {
+            let now = self.now();
+            let batch = self.engine.hand_over(now);
+            self.alive = batch.alive;
+            for record in batch.follows.into_iter().chain(batch.commands) {
+                match record {
+                    Record::Room(room) => _ = self.durable.insert(room.serial, room),
+                    Record::RoomGone(serial) => _ = self.durable.remove(&serial),
+                    Record::RoomPerson { room, person } => _ = self.people.insert((room, person.number), person),
+                    Record::RoomPersonGone { room, person } => _ = self.people.remove(&(room, person)),
+                    _ => {}
+                }
+            }
+            self.engine.commit(now, 0);
+            self.hear();
+        }
+
+        fn fail(&mut self) {
+            let now = self.now();
+            let batch = self.engine.hand_over(now);
+            self.engine.undo(now, batch);
+            self.hear();
+        }
+
+        fn newcomer(key: &str) -> Newcomer {
+            Newcomer { key: key.into(), name: None }
+        }
+
+        fn create(&mut self, duration_s: u32) -> Seat {
+            let now = self.now();
+            let newcomer = House::newcomer("ada");
+            let made = self.engine.rooms.create(now, "room".into(), duration_s, newcomer, &mut self.engine.fx);
+            made.outcome.unwrap()
+        }
+
+        fn join(&mut self, key: &str) -> Result<Seat, Refusal> {
+            let now = self.now();
+            self.engine.rooms.join(now, "room", Some(key), House::newcomer(key), &mut self.engine.fx).outcome
+        }
+
+        fn act(&mut self, seat: Seat, action: Action) -> Result<(), Refusal> {
+            let now = self.now();
+            self.engine.rooms.act(now, seat, action, &mut self.engine.fx).outcome
+        }
+
+        fn done(&mut self, seat: Seat, action: Action) {
+            self.act(seat, action).unwrap();
+            self.commit();
+        }
+
+        fn judge(&mut self, seat: Seat, revision: u64) -> Result<(), Refusal> {
+            let now = self.now();
+            self.engine.rooms.judge(now, seat, revision, &mut self.engine.fx).outcome
+        }
+
+        fn lose(&mut self, seat: Seat) {
+            let now = self.now();
+            self.engine.rooms.disconnect(now, seat, &mut self.engine.fx);
+            self.hear();
+        }
+
+        fn room(&mut self) -> Option<Arc<Room>> {
+            let now = self.now();
+            self.engine.rooms.shown(now, "room", &mut self.engine.fx).cloned()
+        }
+
+        fn left_ms(&mut self) -> u64 {
+            let now = self.now();
+            Second::REAL.ms(self.room().unwrap().left(now))
+        }
+
+        fn restart(&mut self, away_ns: u64, same_boot: bool) {
+            let (before_ns, Settings { outage, .. }) = (self.now_ns, self.engine.rooms.settings);
+            let mut fresh = House::with(outage);
+            fresh.now_ns = before_ns + away_ns;
+            let whole = |room: &Arc<Room>| {
+                let people = self.people.range((room.serial, 0)..=(room.serial, u32::MAX));
+                Room { people: people.map(|(_, person)| person.clone()).collect(), ..(**room).clone() }
+            };
+            let rooms = Kept { rooms: self.durable.values().map(whole).collect() };
+            let image = Image { alive: Some(self.alive), same_boot, rooms, ..Image::default() };
+            fresh.engine.restore(fresh.now(), image);
+            fresh.durable = std::mem::take(&mut self.durable);
+            fresh.people = std::mem::take(&mut self.people);
+            *self = fresh;
+            self.hear();
+            self.commit();
+        }
+    }
+
+    const START: Action = Action::Start { duration_s: None };
+
+    #[test]
+    fn the_table_of_states() {
+        let extend = Action::Extend { added_s: 1 };
+        let table = [
+            (State::Idle, [Some(State::Running), None, None, Some(State::Idle), None]),
+            (
+                State::Running,
+                [Some(State::Running), Some(State::Paused), None, Some(State::Idle), Some(State::Running)],
+            ),
+            (
+                State::Paused,
+                [Some(State::Running), None, Some(State::Running), Some(State::Idle), Some(State::Paused)],
+            ),
+            (State::Completed, [Some(State::Running), None, None, Some(State::Idle), None]),
+        ];
+        for (state, expected) in table {
+            let got = [START, Action::Pause, Action::Resume, Action::Reset, extend].map(|action| state.after(action));
+            assert_eq!(got, expected, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_descent_with_a_pause_in_it_ticks_once_a_second_and_ends_where_arithmetic_says() {
+        let mut house = House::new();
+        let seat = house.create(5);
+        house.commit();
+        house.done(seat, START);
+        house.pass(1_300 * MS);
+        house.done(seat, Action::Pause);
+        house.pass(77 * S + 3);
+        assert_eq!(house.left_ms(), 3_700);
+        house.done(seat, Action::Resume);
+        let resumed_ns = house.now_ns;
+        house.said.clear();
+        house.pass(3_700 * MS - 1);
+        assert_eq!(house.room().unwrap().state, State::Running, "not one nanosecond early");
+        house.pass(1);
+        let ticks: Vec<(u64, u32)> = house
+            .said
+            .iter()
+            .filter_map(|(at, message)| match message {
+                Message::Tick(left_s) => Some(((at - resumed_ns) / MS, *left_s)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(ticks, [(700, 3), (1_700, 2), (2_700, 1), (3_700, 0)]);
+        let [.., (_, Message::Tick(0)), (_, Message::Changed { room, by: None }), (_, Message::Completed)] =
+            house.said.as_slice()
+        else {
+            panic!("{:?}", house.said)
+        };
+        assert_eq!((room.state, room.revision, room.paused_at), (State::Completed, 5, None));
+        assert!(room.started_at.is_some());
+    }
+
+    #[test]
+    fn an_extension_lasts_until_the_next_start() {
+        let mut house = House::new();
+        let seat = house.create(60);
+        house.commit();
+        let duration = |house: &mut House| house.room().unwrap().duration_s;
+        house.done(seat, Action::Start { duration_s: Some(100) });
+        house.done(seat, Action::Extend { added_s: 30 });
+        assert_eq!((duration(&mut house), house.left_ms()), (130, 130_000));
+        house.done(seat, Action::Reset);
+        assert_eq!((duration(&mut house), house.left_ms()), (100, 100_000));
+        house.done(seat, START);
+        house.done(seat, Action::Extend { added_s: 30 });
+        house.done(seat, START);
+        assert_eq!((duration(&mut house), house.left_ms()), (100, 100_000));
+        assert_eq!(house.act(seat, Action::Resume), Err(Refusal::WrongState(Action::Resume)));
+    }
+
+    #[test]
+    fn of_two_who_press_at_once_one_is_told_who_was_faster() {
+        let mut house = House::new();
+        let ada = house.create(60);
+        let bob = house.join("bob").unwrap();
+        house.commit();
+        assert_eq!((house.judge(ada, 1), house.judge(bob, 1)), (Ok(()), Ok(())));
+        house.act(ada, START).unwrap();
+        let Err(Refusal::Stale(room)) = house.judge(bob, 1) else { panic!() };
+        assert_eq!((room.revision, room.state), (2, State::Running));
+        assert_eq!(house.judge(bob, 3), Err(Refusal::NotYet));
+        assert_eq!(house.room().unwrap().revision, 1, "nobody sees what is not durable");
+        house.fail();
+        assert_eq!(house.judge(bob, 1), Ok(()));
+    }
+
+    #[test]
+    fn a_command_behind_an_end_that_waits_meets_a_room_that_has_ended() {
+        let mut house = House::new();
+        let seat = house.create(10);
+        house.commit();
+        house.done(seat, START);
+        house.pass(9 * S);
+        house.act(seat, Action::Extend { added_s: 1 }).unwrap();
+        house.pass(3 * S);
+        assert_eq!(house.act(seat, Action::Pause), Err(Refusal::WrongState(Action::Pause)));
+        house.said.clear();
+        house.act(seat, START).unwrap();
+        house.commit();
+        let revisions: Vec<u64> = house
+            .said
+            .iter()
+            .filter_map(|(_, message)| match message {
+                Message::Changed { room, .. } => Some(room.revision),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(revisions, [3, 4, 5], "extended, ended, started");
+        assert_eq!(house.left_ms(), 10_000);
+    }
+
+    #[test]
+    fn whoever_does_not_come_back_has_left_and_a_room_without_anybody_goes() {
+        let mut house = House::new();
+        let ada = house.create(60);
+        let bob = house.join("bob").unwrap();
+        house.commit();
+        house.lose(bob);
+        house.pass(29 * S);
+        assert_eq!(house.join("bob"), Ok(bob), "the same person");
+        house.lose(bob);
+        house.pass(30 * S - 1);
+        assert_eq!(house.room().unwrap().people.len(), 2);
+        house.pass(1);
+        assert_eq!(house.room().unwrap().people.len(), 1);
+        assert!(matches!(house.said.last(), Some((_, Message::Left { name, .. })) if &**name == "User 2"));
+        house.commit();
+        let back = house.join("bob").unwrap();
+        assert_eq!(back.person, 3, "somebody new");
+        house.commit();
+        house.lose(back);
+        house.lose(ada);
+        house.pass(300 * S - 1);
+        assert!(house.room().unwrap().people.is_empty());
+        house.pass(1);
+        assert!(house.room().is_none() && house.engine.rooms.is_empty());
+        house.commit();
+        assert!(house.durable.is_empty() && house.people.is_empty());
+    }
+
+    #[test]
+    fn a_room_that_comes_back_at_once_is_told_of_in_one_message() {
+        let mut house = House::new();
+        let seats: Vec<Seat> =
+            std::iter::once(house.create(60)).chain((0..99).map(|n| house.join(&format!("p{n}")).unwrap())).collect();
+        house.commit();
+        assert_eq!(house.join("one too many"), Err(Refusal::RoomFull));
+        seats.iter().for_each(|seat| house.lose(*seat));
+        house.said.clear();
+        house.pass(PRESENCE_GATHERED_FOR.as_nanos() as u64);
+        assert_eq!(house.said.iter().map(|(_, message)| message).collect::<Vec<_>>(), [&Message::Presence]);
+        (0..LINES_PER_PERSON).for_each(|_| _ = house.join("p7").unwrap());
+        assert_eq!(house.join("p7"), Err(Refusal::TooManyLines));
+    }
+
+    #[test]
+    fn what_never_becomes_durable_leaves_nothing() {
+        let mut house = House::new();
+        let seat = house.create(60);
+        house.fail();
+        house.lose(seat);
+        assert!(house.room().is_none() && house.engine.rooms.is_empty());
+        let seat = house.create(60);
+        house.commit();
+        let bob = house.join("bob").unwrap();
+        house.act(bob, START).unwrap();
+        house.fail();
+        house.lose(bob);
+        assert_eq!(house.engine.rooms.belongs(bob), (false, Hold::Nothing));
+        assert_eq!(house.room().map(|room| (room.people.len(), room.state)), Some((1, State::Idle)));
+        assert_eq!(house.act(bob, START), Err(Refusal::NotIn));
+        house.lose(seat);
+        house.pass(400 * S);
+        assert!(house.engine.rooms.is_empty());
+    }
+
+    #[test]
+    fn rooms_and_their_people_survive_and_the_time_away_counts_as_the_operator_wants_it() {
+        for (outage, same_boot, left_ms) in
+            [(Outage::RunOn, true, 40_000), (Outage::RunOn, false, 40_001), (Outage::Freeze, true, 55_000)]
+        {
+            let mut house = House::with(outage);
+            let ada = house.create(60);
+            house.commit();
+            house.done(ada, START);
+            house.pass(5 * S);
+            house.commit();
+            house.restart(15 * S, same_boot);
+            assert_eq!(house.left_ms(), left_ms, "{outage:?} {same_boot}");
+            let revision = if outage == Outage::Freeze { 3 } else { 2 };
+            assert_eq!(house.room().unwrap().revision, revision);
+            assert!(!house.engine.rooms.has_line(ada));
+            house.pass(29 * S);
+            assert_eq!(house.join("ada"), Ok(ada));
+            house.pass(31 * S);
+            assert_eq!(house.room().unwrap().people.len(), 1);
+            house.pass(left_ms * MS);
+            assert_eq!(house.room().unwrap().state, State::Completed);
+        }
+        let mut house = House::new();
+        let ada = house.create(60);
+        house.commit();
+        house.done(ada, START);
+        house.restart(60 * S, true);
+        assert_eq!(house.room().map(|room| (room.state, room.revision)), Some((State::Completed, 3)));
+    }
+}

@@ -1323,11 +1323,12 @@ mod tests {
         let ends_at = room.shown(&id).ends_at();
         room.restart(100 * S, false);
         assert_eq!(room.shown(&id).ends_at(), ends_at);
-        assert_eq!(room.shown(&id).countdown.left(room.now()), Duration::from_secs(500));
+        // The wall clock was read in whole milliseconds: one more, so that it is never early.
+        assert_eq!(room.shown(&id).countdown.left(room.now()), Duration::from_millis(500_001));
         room.commit();
         room.wall_ms -= 3_600_000;
         room.restart(0, false);
-        assert_eq!(room.shown(&id).countdown.left(room.now()), Duration::from_secs(500), "an outage of 0");
+        assert_eq!(room.shown(&id).countdown.left(room.now()), Duration::from_millis(500_001), "an outage of 0");
     }
 
     #[test]
@@ -1344,7 +1345,7 @@ mod tests {
         room.commit();
         // The machine dies before the new name of the end is durable.
         room.restart(10 * S, false);
-        assert_eq!(room.shown(&id).countdown.left(room.now()), Duration::from_secs(650));
+        assert_eq!(room.shown(&id).countdown.left(room.now()), Duration::from_millis(650_001));
         assert_eq!(room.shown(&id).ends_at(), Some(WallMs::from_ms(EPOCH_MS - 3_600_000 + 660_000)));
     }
 

@@ -155,6 +155,10 @@ impl Hub {
             match words {
                 Words::Text(text) => self.tell_text(now, id.index, &text),
                 Words::Welcome(seat) => self.welcome(now, id.index, seat),
+                Words::Stale(room) => {
+                    let text = rooms::stale(&room, now, self.engine.rooms.second());
+                    self.tell_text(now, id.index, &text);
+                }
                 Words::Nothing => {}
             }
         }

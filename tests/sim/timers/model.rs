@@ -584,19 +584,21 @@ impl Model {
                     false => u64::try_from((wall - alive.wall.ms()).max(0)).unwrap() * MS_NS,
                 };
                 let left_now = if self.freeze { left } else { left.saturating_sub(away_ns) };
+                // After a reboot one more millisecond, for what the wall clock cuts off.
+                let back_ns = now.mono.ns() + left_now + if image.same_boot { 0 } else { MS_NS };
                 if left == 0 || left_now == 0 {
                     face.expire();
                     noun.follows.push_back(Follow { revision: face.revision, action: "expired", at: wall });
                     self.expired += 1;
                 } else if self.freeze && away_ns > 0 {
-                    face.left = Left::Until(now.mono.ns() + left_now, now.wall.ms() + signed(ms_up(left_now)));
+                    face.left = Left::Until(back_ns, now.wall.ms() + signed(ms_up(left_now)));
                     face.revision += 1;
                     let at = now.wall.ms();
                     noun.follows.push_back(Follow { revision: face.revision, action: "outage", at });
                 } else if !image.same_boot {
                     let wall_is_sound = now.wall >= alive.wall;
                     let named = if wall_is_sound { wall } else { now.wall.ms() + signed(ms_up(left_now)) };
-                    face.left = Left::Until(now.mono.ns() + left_now, named);
+                    face.left = Left::Until(back_ns, named);
                 }
             }
             (noun.misnamed, noun.unsure, noun.told_unsure, noun.late_start) = (false, false, false, false);
