@@ -428,6 +428,13 @@ impl Rooms {
         self.slots.get(&serial)?.staged.shown()
     }
 
+    /// Whether the room `id` has somebody with this key, as commands see it.
+    pub fn knows(&self, id: &str, key: &str) -> bool {
+        let slot = self.serials.get(id).and_then(|serial| self.slots.get(serial));
+        let room = slot.and_then(|slot| slot.staged.latest());
+        room.is_some_and(|room| room.people.iter().any(|person| *person.key == *key))
+    }
+
     /// Whether somebody belongs to the room in which he sits, as commands see it; and how long an answer that tells of
     /// it must be held.
     pub fn belongs(&self, seat: Seat) -> (bool, Hold) {
