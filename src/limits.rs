@@ -227,6 +227,8 @@ pub const PERSON_NAME_CHARS_MAX: usize = 40;
 pub const ROOM_LEAVE_DEFAULT: Duration = Duration::from_secs(30);
 /// How long a room without a line is kept, unless `--room-empty` says otherwise.
 pub const ROOM_EMPTY_DEFAULT: Duration = Duration::from_secs(300);
+/// How long somebody at a socket of rooms may be in none.
+pub const LOBBY_AGE_MAX: Duration = Duration::from_secs(60);
 /// The most `--room-leave` and `--room-empty` may say.
 pub const ROOM_SPAN_MAX: Duration = Duration::from_secs(86_400);
 /// How long it is gathered who has come or gone before all are told: a whole room that comes back is told of in a few

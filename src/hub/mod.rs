@@ -753,7 +753,11 @@ impl Hub {
         let Some(conn) = self.conns.get(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
         let patience = match &conn.protocol {
             Protocol::Http(http) => http.patience(!conn.outbox.is_empty()),
-            Protocol::Socket(socket) => Some(socket.patience(conn.told).min(self.feeds.patience(socket.listens))),
+            Protocol::Socket(socket) => {
+                let listens = socket.listens;
+                let found = self.feeds.patience(listens).min(self.guests.patience(listens));
+                Some(socket.patience(conn.told).min(found))
+            }
             Protocol::Stream(stream) => Some(stream.patience(conn.told, !conn.outbox.is_empty())),
         };
         if let Some(due) = patience.filter(|due| *due < conn.alarm) {

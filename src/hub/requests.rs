@@ -294,7 +294,7 @@ impl Hub {
             Opened::Subscriber { address } => self.feeds.open_subscriber(now, id, address),
             Opened::Timer { serial, counted } => Listens::Topic { topic: Topic::Timer(serial), counted },
             Opened::Session { serial, counted } => Listens::Topic { topic: Topic::Session(serial), counted },
-            Opened::Guest { address } => self.guests.open(address),
+            Opened::Guest { address } => self.guests.open(now, address),
             Opened::Echo => Listens::Echo,
             Opened::Refused(..) => Listens::Nothing,
         };

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use slab::Slab;
 
 use crate::api::rooms::{self, House, Words};
-use crate::clock::Now;
+use crate::clock::{Mono, Now};
 use crate::domain::Engine;
 use crate::domain::effects::Topic;
 use crate::domain::rooms::{Message, Seat};
@@ -22,7 +22,7 @@ use crate::hub::audience::Encoding;
 use crate::hub::conn::{ConnId, Listens};
 use crate::hub::desks::Desks;
 use crate::hub::outbox::{Bound, Frame};
-use crate::limits::{MEMBER_UNANSWERED_MAX, OUTBOX_BYTES_MAX};
+use crate::limits::{LOBBY_AGE_MAX, MEMBER_UNANSWERED_MAX, OUTBOX_BYTES_MAX};
 use crate::wire::ws;
 
 /// Everybody at the sockets of rooms.
@@ -42,12 +42,14 @@ struct Guest {
     seat: Option<Seat>,
     /// Where he listens.
     hears: Option<Seat>,
+    /// Since when he has been in no room.
+    waits_since: Mono,
 }
 
 impl Guests {
     /// Somebody has come. Returns what his socket listens to.
-    pub(super) fn open(&mut self, address: IpAddr) -> Listens {
-        let key = self.guests.insert(Guest { address, seat: None, hears: None });
+    pub(super) fn open(&mut self, now: Now, address: IpAddr) -> Listens {
+        let key = self.guests.insert(Guest { address, seat: None, hears: None, waits_since: now.mono });
         Listens::Guest(u32::try_from(key).unwrap_or(u32::MAX))
     }
 
@@ -57,6 +59,15 @@ impl Guests {
         self.departed.extend(guest.hears);
         self.departed.extend(guest.seat.filter(|_| guest.seat != guest.hears));
         guest.hears.map(|seat| Topic::Room(seat.room))
+    }
+
+    /// Until when somebody must have found a room. Nobody needs a key here, so nobody may keep a place for nothing.
+    pub(super) fn patience(&self, listens: Listens) -> Mono {
+        let Listens::Guest(key) = listens else { return Mono::MAX };
+        match self.guests.get(key as usize) {
+            Some(Guest { seat: None, hears: None, waits_since, .. }) => *waits_since + LOBBY_AGE_MAX,
+            _ => Mono::MAX,
+        }
     }
 
     /// Whether a connection has as many unanswered messages as it may.
@@ -84,6 +95,23 @@ impl Guests {
         !self.departed.is_empty()
     }
 
+    /// The seat that somebody was to take is gone.
+    fn unseat(&mut self, now: Now, listens: Listens, gone: Seat) {
+        if let Some(guest) = self.at(listens).filter(|guest| guest.seat == Some(gone)) {
+            guest.seat = None;
+            guest.waits_since = now.mono;
+        }
+    }
+
+    /// What somebody has asked for does not come about: he sits where he listens.
+    fn take_back(&mut self, now: Now, listens: Listens) {
+        let Some(guest) = self.at(listens) else { return };
+        let undone = guest.seat.filter(|_| guest.seat != guest.hears);
+        guest.seat = guest.hears;
+        guest.waits_since = now.mono;
+        self.departed.extend(undone);
+    }
+
     fn at(&mut self, listens: Listens) -> Option<&mut Guest> {
         match listens {
             Listens::Guest(key) => self.guests.get_mut(key as usize),
@@ -105,21 +133,22 @@ impl Hub {
         let said = rooms::hear(text, seat, address, &mut House { now, engine, chance, limiter, refusal });
         // What time has brought about while it was judged.
         self.publish(now);
-        if let Some(guest) = self.guests.at(listens) {
-            guest.seat = said.seat;
-        }
+        let Some(guest) = self.guests.at(listens) else { return };
+        guest.seat = said.seat;
         let Some(conn) = self.conns.get(index as usize) else { return };
         let id = ConnId { index, generation: conn.generation };
-        // Nobody would be told any more what has become of it.
         let (words, hold) = match said.hold {
-            Hold::Nothing => (said.words, Hold::Nothing),
-            _ if self.custody.is_hung() => {
+            hold if hold == Hold::Nothing || !self.custody.is_hung() => (said.words, hold),
+            // Nobody would be told any more what has become of it.
+            _ => {
+                self.guests.take_back(now, listens);
                 (Words::Text(rooms::failed("The disk does not answer: ask again later")), Hold::Nothing)
             }
-            hold => (said.words, hold),
         };
         self.guests.desks.owe(id, hold, self.engine.gathering(), [words]);
         self.answer_guest(now, id);
+        self.see_off(now);
+        self.watch(index);
     }
 
     /// The batch with this number is durable, and what it announces has been said: whoever waits for it hears so.
@@ -136,12 +165,9 @@ impl Hub {
             let Some(listens) = self.live(id).and_then(|conn| conn.socket()).map(|socket| socket.listens) else {
                 continue;
             };
-            if let Some(guest) = self.guests.at(listens) {
-                let undone = guest.seat.filter(|_| guest.seat != guest.hears);
-                guest.seat = guest.hears;
-                self.guests.departed.extend(undone);
-            }
+            self.guests.take_back(now, listens);
             self.answer_guest(now, id);
+            self.watch(id.index);
         }
         self.see_off(now);
     }
@@ -169,6 +195,11 @@ impl Hub {
         let Engine { rooms: all, .. } = &self.engine;
         let Some(text) = all.peek(seat.room).and_then(|room| rooms::joined(room, seat, all, now)) else {
             // Another of his sockets has left for him meanwhile.
+            if let Some(listens) =
+                self.conns.get_mut(index as usize).and_then(|conn| conn.socket()).map(|it| it.listens)
+            {
+                self.guests.unseat(now, listens, seat);
+            }
             return self.tell_text(now, index, &rooms::unseated());
         };
         let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) else { return };
@@ -213,8 +244,10 @@ impl Hub {
             }
             guest.hears = None;
             guest.seat = guest.seat.filter(|its| *its != seat);
+            guest.waits_since = now.mono;
             self.leave_audience(key, place, true);
             self.guests.departed.push(seat);
+            self.watch(index);
         }
         self.see_off(now);
     }

@@ -355,6 +355,10 @@ impl Hub {
             return self.close_socket(now, index, 1008, "Message not finished in time");
         }
         let listens = socket.listens;
+        if self.guests.patience(listens) <= now.mono {
+            self.metrics.connections_shed.inc();
+            return self.close_socket(now, index, 1008, "No room joined in time");
+        }
         if let Listens::Subscriber(key) = listens {
             self.nudge_subscriber(now, index, key);
         }
