@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 use timerd::limits::*;
 
-use super::model::{Archive, TICK, TYPES, Want};
+use super::model::{ANYTHING, Archive, Kept, TICK, TYPES, Want};
 use super::{Fair, frames_of, is_foggy, quoted, upgraded};
 use crate::net::Pace;
 use crate::peer::{self, Frame};
@@ -135,6 +135,24 @@ impl Listener {
         self.pending_bytes = 0;
         self.looked_at = self.at;
         self.owe(archive);
+    }
+
+    /// Bytes of events that wait for it for certain: what lay there when a new filter was heard of may have been let
+    /// through by that one or by those before it, and what came later by the new one alone.
+    fn waiting_bytes(&self, archive: &Archive) -> usize {
+        let from = self.at.max(self.optional_upto);
+        let heard = self.updates.iter().filter_map(|update| Some((update.want.as_ref()?, update.released?)));
+        let mut filters = vec![(&self.want, u64::MAX)];
+        for (want, released) in heard {
+            filters.last_mut().unwrap().1 = released;
+            filters.push((want, u64::MAX));
+        }
+        if filters.len() == 1 && from == self.at {
+            return self.pending_bytes;
+        }
+        let is_certain = |seq: u64, kept: &Kept| filters.iter().all(|(want, upto)| seq > *upto || want.fits(kept));
+        let waiting = archive.after(&ANYTHING, from).filter(|(seq, kept)| is_certain(*seq, kept));
+        waiting.map(|(_, kept)| kept.text.len() + 4).sum()
     }
 
     fn forget_first(&mut self, archive: &Archive) {
@@ -444,12 +462,14 @@ impl Fair {
         let (frames, bytes) = (listener.pending.len(), listener.pending_bytes);
         let patience = FEED_STALL_MAX + SLOW_LINGER_MAX + DISK_HANG_MAX;
         let stalled = now - listener.took_ns > 2 * u64::try_from(patience.as_nanos()).unwrap();
-        let is_over = bytes > FEED_BYTES_MAX + 2 * FEED_PAGE_BYTES_MAX + 60_000;
+        let waiting_bytes = listener.waiting_bytes(&self.archive);
+        let is_over = waiting_bytes > FEED_BYTES_MAX + 2 * FEED_PAGE_BYTES_MAX + 60_000;
         let over_ns = *listener.over_ns.get_or_insert(now);
         if !is_over {
             listener.over_ns = None;
         } else if stalled && now - over_ns > 2 * u64::try_from(patience.as_nanos()).unwrap() {
-            violated("a subscriber who does not read is closed", &format!("{bytes} bytes wait: {}", listener.line));
+            let text = format!("{waiting_bytes} bytes wait: {}", listener.line);
+            violated("a subscriber who does not read is closed", &text);
         }
         let is_behind = frames > FEED_FRAMES_MAX || bytes > FEED_BYTES_MAX;
         let was_behind = listener.is_behind;

@@ -76,6 +76,9 @@ pub struct Want {
     pub user: Option<String>,
 }
 
+/// Whatever there is.
+pub const ANYTHING: Want = Want { types: None, session: None, user: None };
+
 impl Want {
     /// Whether it is named, and not only not left out.
     pub fn names(&self, kind: usize) -> bool {
@@ -89,7 +92,8 @@ impl Want {
             && (self.user.is_none() || self.user.as_deref() == user)
     }
 
-    fn fits(&self, kept: &Kept) -> bool {
+    /// Whether this event is wanted.
+    pub fn fits(&self, kept: &Kept) -> bool {
         self.admits(kept.kind, kept.event.session.as_deref(), kept.event.user.as_deref())
     }
 }
