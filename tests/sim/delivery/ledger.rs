@@ -300,6 +300,8 @@ pub struct Said {
     pub texts: Vec<String>,
     /// A tick with this value.
     pub tick: Option<u64>,
+    /// The instant of the grid at which it fell due, if it is a tick but the last.
+    pub grid_ns: Option<u64>,
     /// It must be heard.
     pub is_due: bool,
     /// It may still come.
@@ -320,6 +322,12 @@ struct Beat {
     /// Its instant.
     grid_ns: u64,
     said: usize,
+}
+
+impl Beat {
+    fn told(self, texts: Vec<String>, is_open: bool) -> Said {
+        Said { texts, tick: Some(self.value), grid_ns: Some(self.grid_ns), is_due: true, is_open }
+    }
 }
 
 /// A session, as the reference has it.
@@ -1584,8 +1592,7 @@ impl Noun {
         self.log.append(&mut self.to_say);
         if let Some(beat) = self.beat.filter(|_| has_said) {
             // A tick that is due and was not told yet comes behind that.
-            let Said { texts, tick, .. } = &self.log[beat.said];
-            let again = Said { texts: texts.clone(), tick: *tick, is_due: true, is_open: true };
+            let again = beat.told(self.log[beat.said].texts.clone(), true);
             (self.log[beat.said].is_open, self.log[beat.said].is_due) = (false, false);
             self.log.push(again);
             self.beat = Some(Beat { said: self.log.len() - 1, ..beat });
@@ -1664,12 +1671,12 @@ impl Noun {
             self.bases.push((turn, shared));
             self.shown = Some(face);
             // A tick of this turn may come before or behind what has happened, or not at all behind the end.
-            if let Some((said, value, is_open)) = tick_told {
-                let texts = self.log[said].texts.clone();
-                (self.log[said].is_open, self.log[said].is_due) = (false, false);
+            if let Some((beat, is_open)) = tick_told {
+                let texts = self.log[beat.said].texts.clone();
+                (self.log[beat.said].is_open, self.log[beat.said].is_due) = (false, false);
                 let runs = self.latest.core.state == State::InProgress;
                 if runs {
-                    self.log.push(Said { texts, tick: Some(value), is_due: true, is_open });
+                    self.log.push(beat.told(texts, is_open));
                     let said = self.log.len() - 1;
                     self.beat = self.beat.map(|beat| Beat { said, ..beat });
                 } else {
@@ -1685,9 +1692,8 @@ impl Noun {
         self.wake_ns = due_ns.min(self.next_beat().unwrap_or(u64::MAX));
     }
 
-    /// The ticks that may or must come. Returns the entry of the one that may come in this turn, with its value and
-    /// whether it may also come later.
-    fn keep_beat(&mut self, now: Now) -> Option<(usize, u64, bool)> {
+    /// The ticks that may or must come. Returns the one that may come in this turn, and whether it may also come later.
+    fn keep_beat(&mut self, now: Now) -> Option<(Beat, bool)> {
         let slot_ns = nanos(TICK_SLOT);
         let now_ns = now.mono.ns();
         let face = self.shown.as_ref().filter(|face| face.core.state == State::InProgress)?;
@@ -1702,8 +1708,9 @@ impl Noun {
         } else if value < self.told_s {
             self.told_s = value;
             let grid_ns = now_ns + left_ns - value * SECOND_NS;
-            self.log.push(Said { texts: Vec::new(), tick: Some(value), is_due: true, is_open: true });
-            self.beat = Some(Beat { value, grid_ns, said: self.log.len() - 1 });
+            let beat = Beat { value, grid_ns, said: self.log.len() };
+            self.log.push(beat.told(Vec::new(), true));
+            self.beat = Some(beat);
         }
         let beat = self.beat?;
         let said = &mut self.log[beat.said];
@@ -1717,7 +1724,7 @@ impl Noun {
         if !is_open {
             self.beat = None;
         }
-        Some((beat.said, value, is_open))
+        Some((beat, is_open))
     }
 
     /// When the next tick may come, or the present one must have.
@@ -1734,10 +1741,10 @@ impl Noun {
         Some((face.core.at_ns + face.core.left_ns?).saturating_sub(value * SECOND_NS))
     }
 
-    /// When the next tick must have been told at the latest, to one who listens, was last told `last` and
-    /// came when the log had so many entries.
-    pub fn tick_due(&self, last: Option<u64>, came: usize) -> Option<u64> {
-        let beat = self.beat.filter(|beat| last != Some(beat.value) && beat.said >= came);
+    /// When the next tick must have been told at the latest, to one who listens, has heard those that `has_heard` says
+    /// and came when the log had so many entries.
+    pub fn tick_due(&self, has_heard: impl Fn(&Said) -> bool, came: usize) -> Option<u64> {
+        let beat = self.beat.filter(|beat| !has_heard(&self.log[beat.said]) && beat.said >= came);
         let grid_ns = beat.map(|beat| beat.grid_ns).or_else(|| self.next_grid())?;
         Some(grid_ns + nanos(TICK_SLOT))
     }
@@ -1915,7 +1922,7 @@ fn paper_of(stored: &Stored, exam: &Exam, factor: u64) -> Paper {
 
 /// What everybody at a session is told of something that happened.
 fn spoken(event: &Event, exam: &Exam, face: &Face, now: Now, deed: &Deed) -> Vec<Said> {
-    let say = |text: String| Said { texts: vec![text], tick: None, is_due: true, is_open: false };
+    let say = |text: String| Said { texts: vec![text], tick: None, grid_ns: None, is_due: true, is_open: false };
     let left = || face.left_s(now).map_or("null".to_owned(), |left_s| left_s.to_string());
     let turned = |kind: &str| vec![say(format!(r#"{{"type":"{kind}","time_remaining":{}}}"#, left()))];
     let paper = &face.core.paper;

@@ -297,11 +297,11 @@ impl Hall {
         let now = world.now;
         let heard = self.seats.iter().filter(|seat| seat.is_prompt()).filter_map(|seat| {
             let noun = self.ledger.nouns.get(&*seat.id).filter(|noun| noun.gone.is_none())?;
-            noun.tick_due(seat.last_tick, seat.optional.max(seat.cursor))
+            noun.tick_due(|said| seat.has_heard(said), seat.optional.max(seat.cursor))
         });
         let due = heard.chain(self.ledger.next_due(now)).min();
         if let Some(due) = due.filter(|due| world.next_event().ns() > (*due).max(now.mono.ns())) {
-            let next = |noun: &&Noun| noun.tick_due(None, 0) == Some(due) || noun.is_due_at(due);
+            let next = |noun: &&Noun| noun.tick_due(|_| false, 0) == Some(due) || noun.is_due_at(due);
             let noun = self.ledger.nouns.values().find(next);
             let text = format!("due at {due}, daemon wakes at {:?}: {noun:?}", world.next_event());
             violated("the daemon wakes when something is due", &text);

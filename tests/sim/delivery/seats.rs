@@ -11,7 +11,7 @@ use timerd::limits::SOCKETS_PER_SESSION;
 
 use super::Hall;
 use super::answers::{View, tagged, way};
-use super::ledger::{Deed, Noun, Outcome, What};
+use super::ledger::{Deed, Noun, Outcome, Said, What};
 use super::model::{Op, State};
 use crate::net::Pace;
 use crate::peer::{self, Frame};
@@ -57,7 +57,9 @@ pub struct Seat {
     /// Log entries before this one may be heard or not: they were said when it came.
     pub optional: usize,
     /// The last tick it has heard in this descent.
-    pub last_tick: Option<u64>,
+    last_tick: Option<u64>,
+    /// The last tick it has heard: its value, and the instant of the grid.
+    last_beat: Option<(u64, u64)>,
     pub(super) messages: VecDeque<Message>,
     /// What must be the next frame.
     next: Option<String>,
@@ -71,6 +73,12 @@ impl Seat {
     /// It hears everything in the turn in which it is said.
     pub fn is_prompt(&self) -> bool {
         self.greeted == 2 && self.capacity == usize::MAX && !self.gone && !self.closed && self.sins == 0
+    }
+
+    /// It has heard this tick. What was told before a pause that took no time is not told again behind it.
+    pub fn has_heard(&self, said: &Said) -> bool {
+        let is_last = |beat| self.last_beat == Some(beat);
+        said.tick.is_some() && (said.tick == self.last_tick || said.tick.zip(said.grid_ns).is_some_and(is_last))
     }
 
     /// It was there before `turn`.
@@ -119,6 +127,7 @@ impl Hall {
             cursor: 0,
             optional: 0,
             last_tick: None,
+            last_beat: None,
             messages: VecDeque::new(),
             next: None,
             sins: 0,
@@ -295,9 +304,8 @@ impl Hall {
         if seat.is_prompt()
             && let Some(noun) = self.ledger.nouns.get(&seat.id).filter(|noun| noun.gone.is_none())
         {
-            let is_owed = |(number, said): (usize, &super::ledger::Said)| {
-                let is_told = said.tick.is_some() && said.tick == seat.last_tick;
-                said.is_due && !said.is_open && !is_told && number >= seat.optional.max(seat.cursor)
+            let is_owed = |(number, said): (usize, &Said)| {
+                said.is_due && !said.is_open && !seat.has_heard(said) && number >= seat.optional.max(seat.cursor)
             };
             let missing = noun.log.iter().enumerate().skip(seat.cursor).find(|it| is_owed(*it));
             if let Some((_, missing)) = missing {
@@ -396,6 +404,7 @@ impl Hall {
                         violated("ticks fall strictly", &format!("{value} after {:?}: {noun:?}", seat.last_tick));
                     }
                     seat.last_tick = Some(value);
+                    seat.last_beat = said.grid_ns.map(|grid_ns| (value, grid_ns));
                 } else if text.starts_with(r#"{"type":"resumed""#) || text.starts_with(r#"{"type":"extended""#) {
                     seat.last_tick = None;
                 }
@@ -415,8 +424,7 @@ impl Hall {
                 return;
             }
             // Ticks may be left out where they were not due, or where others are newer and the client slow.
-            let is_told = said.tick.is_some() && said.tick == seat.last_tick;
-            let may_skip = said.tick.is_some() && (is_slow || !said.is_due || said.is_open || is_told);
+            let may_skip = said.tick.is_some() && (is_slow || !said.is_due || said.is_open || seat.has_heard(said));
             if !may_skip && cursor >= seat.optional {
                 break;
             }
