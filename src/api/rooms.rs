@@ -81,8 +81,9 @@ pub enum Words {
     Text(String),
     /// He takes this seat, and is told what everybody there knows.
     Welcome(Seat),
-    /// Somebody was faster: the room as it is now, which is told with what is left when it is told.
-    Stale(Arc<Room>),
+    /// Somebody was faster in the room where he sits, of which he is told what it is when he is told: others may have
+    /// changed it again since then, and he has heard of that.
+    Stale(Seat),
     /// None: everybody in the room hears what he has done.
     Nothing,
 }
@@ -179,7 +180,10 @@ fn act(kind: &str, body: &Value, seat: Seat, house: &mut House<'_>) -> Result<Sa
     form.done().map_err(faulty)?;
     if let Some(revision) = revision {
         let Verdict { outcome, hold } = rooms.judge(*now, seat, u64::from(revision), fx);
-        outcome.map_err(|refusal| (refused(refusal), hold))?;
+        outcome.map_err(|refusal| match refusal {
+            Refusal::Stale => (Words::Stale(seat), hold),
+            other => (refused(other), hold),
+        })?;
     }
     let mut form = Form::body(body).map_err(faulty)?;
     let asked = match kind {
@@ -305,13 +309,17 @@ fn refused(refusal: Refusal) -> Words {
             };
             error(why, "wrong_state")
         }
-        Refusal::Stale(room) => return Words::Stale(room),
+        Refusal::Stale => stale_text(),
     })
 }
 
-/// Somebody was faster, and has made of the room what it is now.
+fn stale_text() -> String {
+    error("The timer was changed meanwhile", "stale")
+}
+
+/// Somebody was faster, and the room is this now.
 pub fn stale(room: &Room, now: Now, second: Second) -> String {
-    let mut text = error("The timer was changed meanwhile", "stale");
+    let mut text = stale_text();
     text.pop();
     text.push_str(r#","state":{"#);
     push_state(room, now, second, &mut text);

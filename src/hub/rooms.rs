@@ -181,8 +181,10 @@ impl Hub {
             match words {
                 Words::Text(text) => self.tell_text(now, id.index, &text),
                 Words::Welcome(seat) => self.welcome(now, id.index, seat),
-                Words::Stale(room) => {
-                    let text = rooms::stale(&room, now, self.engine.rooms.second());
+                Words::Stale(seat) => {
+                    let Engine { rooms: all, .. } = &self.engine;
+                    let room = all.peek(seat.room);
+                    let text = room.map_or_else(rooms::unseated, |room| rooms::stale(room, now, all.second()));
                     self.tell_text(now, id.index, &text);
                 }
                 Words::Nothing => {}
