@@ -19,7 +19,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     (
         "api",
         &["limits", "clock", "keys", "metrics", "domain", "wire"],
-        &["jiff", "log", "matchit", "serde", "serde_json", "sha2"],
+        &["flate2", "jiff", "log", "matchit", "serde", "serde_json", "sha2"],
     ),
     (
         "hub",

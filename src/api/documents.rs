@@ -1,11 +1,10 @@
 //! What the daemon says about itself.
 //!
-//! Owns health, readiness, metrics and the embedded documentation. It knows no timer beyond their number.
+//! Owns health, readiness and metrics. It knows no timer beyond their number.
 
 use serde_json::{Value, json};
 
-use crate::api::answer::{self, JSON, document, unavailable};
-use crate::api::routes::Asset;
+use crate::api::answer::{self, unavailable};
 use crate::domain::Engine;
 use crate::limits::RETRY_AFTER_S;
 use crate::metrics::{Gauge, Metrics};
@@ -53,19 +52,4 @@ pub fn metrics(metrics: &Metrics, engine: &Engine) -> Response {
         },
         Err(error) => unavailable(&error.to_string()),
     }
-}
-
-/// `GET /openapi.json`.
-pub fn openapi() -> Response {
-    document(JSON, include_bytes!("../web/openapi.json"))
-}
-
-/// `GET /docs` and what that page loads.
-pub fn docs(asset: Asset) -> Response {
-    let page = match asset {
-        Asset::Page => document("text/html; charset=utf-8", include_bytes!("../web/docs.html")),
-        Asset::Script => document("text/javascript; charset=utf-8", include_bytes!("../web/docs.js")),
-        Asset::Style => document("text/css; charset=utf-8", include_bytes!("../web/docs.css")),
-    };
-    page.with("Cache-Control", "no-cache".to_owned())
 }

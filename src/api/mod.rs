@@ -13,6 +13,7 @@ pub mod documents;
 pub mod events;
 pub mod form;
 pub mod guard;
+pub mod pages;
 pub mod precondition;
 pub mod rates;
 pub mod raw;
@@ -206,6 +207,7 @@ impl Api {
         if guard.origins.is_empty() {
             common.push_str("Access-Control-Allow-Origin: *\r\n");
         }
+        pages::prepare();
         Ok(Api { guard, routes: Routes::new()?, limits, common })
     }
 
@@ -382,8 +384,8 @@ impl Api {
             Route::Health => Ok(documents::health(world.engine.timers.len())),
             Route::Readiness => Ok(documents::readiness(world.engine.timers.len(), world.router(), world.degraded)),
             Route::Metrics => Ok(documents::metrics(world.metrics, world.engine)),
-            Route::OpenApi => Ok(documents::openapi()),
-            Route::Docs(asset) => Ok(documents::docs(asset)),
+            Route::File(path) => Ok(pages::file(path, head)),
+            Route::PagePart => Ok(pages::part(id, head)),
             Route::Timers if !is("POST") => self.list(&head.query, world),
             Route::Timer if !is("DELETE") => Ok(self.read(id, world)),
             Route::TimerHistory => {

@@ -13,10 +13,10 @@ pub enum Route {
     Readiness,
     /// Counters for a monitoring system.
     Metrics,
-    /// The API's description.
-    OpenApi,
-    /// The page that shows it, and what that page loads.
-    Docs(Asset),
+    /// A file of the binary, by its path in `src/web/`: a page for browsers, or the API's description.
+    File(&'static str),
+    /// What pages load, by its name.
+    PagePart,
     /// All timers.
     Timers,
     /// One timer.
@@ -94,17 +94,6 @@ impl SessionCall {
     }
 }
 
-/// A file of the documentation page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asset {
-    /// The page itself.
-    Page,
-    /// Its script.
-    Script,
-    /// Its style sheet.
-    Style,
-}
-
 /// What a bulk call does to each of its timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bulk {
@@ -155,16 +144,26 @@ const ADMIN: Access = Access::Key(Role::Admin);
 /// One path of the table: its route, and its methods with who may use them.
 pub type Row = (&'static str, Route, &'static [(Method, Access)]);
 
+const OPEN: &[(Method, Access)] = &[(GET, Access::Open)];
 const EVENTS: &[(Method, Access)] = &[(GET, INSTRUCTOR), (POST, INSTRUCTOR), (DELETE, ADMIN)];
 
 const TABLE: &[Row] = &[
     ("/health", Route::Health, &[(GET, Access::Open)]),
     ("/readiness", Route::Readiness, &[(GET, Access::Open)]),
     ("/metrics", Route::Metrics, &[(GET, ADMIN)]),
-    ("/openapi.json", Route::OpenApi, &[(GET, Access::Open)]),
-    ("/docs", Route::Docs(Asset::Page), &[(GET, Access::Open)]),
-    ("/docs/docs.js", Route::Docs(Asset::Script), &[(GET, Access::Open)]),
-    ("/docs/docs.css", Route::Docs(Asset::Style), &[(GET, Access::Open)]),
+    ("/openapi.json", Route::File("openapi.json"), OPEN),
+    ("/docs", Route::File("docs.html"), OPEN),
+    ("/docs/docs.js", Route::File("docs.js"), OPEN),
+    ("/docs/docs.css", Route::File("docs.css"), OPEN),
+    // The id in a page's path is the page's business.
+    ("/", Route::File("pages/index.html"), OPEN),
+    ("/timer/{id}", Route::File("pages/timer.html"), OPEN),
+    ("/wall/{id}", Route::File("pages/wall.html"), OPEN),
+    ("/console", Route::File("pages/console.html"), OPEN),
+    ("/room", Route::File("pages/room.html"), OPEN),
+    ("/room/{id}", Route::File("pages/room.html"), OPEN),
+    ("/exam/{id}", Route::File("pages/exam.html"), OPEN),
+    ("/pages/{id}", Route::PagePart, OPEN),
     ("/timers", Route::Timers, &[(GET, INSTRUCTOR), (POST, INSTRUCTOR)]),
     ("/timers/{id}", Route::Timer, &[(GET, VIEWER), (DELETE, INSTRUCTOR)]),
     ("/timers/{id}/control", Route::TimerControl, &[(POST, INSTRUCTOR)]),
@@ -296,7 +295,14 @@ mod tests {
         assert_eq!(at("/ws/rooms/"), Some((Route::RoomsSocket, "")));
         assert_eq!(at("/ws"), None);
         assert_eq!(at("/ws/"), None);
-        assert_eq!(at("/"), None);
+        assert_eq!(at("/"), Some((Route::File("pages/index.html"), "")));
+        assert_eq!(at("/room"), Some((Route::File("pages/room.html"), "")));
+        assert_eq!(at("/room/"), Some((Route::File("pages/room.html"), "")));
+        assert_eq!(at("/room/k3y"), Some((Route::File("pages/room.html"), "k3y")));
+        assert_eq!(at("/wall/timer_1"), Some((Route::File("pages/wall.html"), "timer_1")));
+        assert_eq!(at("/pages/clock.js"), Some((Route::PagePart, "clock.js")));
+        assert_eq!(at("/pages/"), None);
+        assert_eq!(at("/timer"), None);
         assert_eq!(at("/timers/a/b/c"), None);
     }
 
