@@ -34,10 +34,17 @@ const FILES: &[(&str, &[u8])] = &[
     file!("docs.js"),
     file!("openapi.json"),
     file!("pages/clock.js"),
+    file!("pages/feed.js"),
     file!("pages/icon.svg"),
+    file!("pages/index.html"),
+    file!("pages/index.js"),
     file!("pages/line.js"),
     file!("pages/speak.js"),
     file!("pages/style.css"),
+    file!("pages/timer.html"),
+    file!("pages/timer.js"),
+    file!("pages/wall.html"),
+    file!("pages/wall.js"),
 ];
 
 /// Compressed forms and tags, in the order of [`FILES`].

@@ -14,13 +14,15 @@
 //     question: (now) => ({...}),  what to ask over the WebSocket to hear how things stand
 //                                (default: {"type":"sync","client_time":now})
 //     hear: (message, at) => {}, a message has come; at.received is its instant on the stopwatch, at.sent that of the
-//                                question it answers, or null. What was polled comes as {"type":"polled","body":{...}}
+//                                question it answers, or null. What was polled comes as {"type":"polled","body":{...}},
+//                                with the answer's date in at.dateMs
 //     show: (status) => {},      the line's health has changed; while it is lost, every second
 //     closes: {4004: 'There is no such timer'},  closing codes after which not to come back, and what to say
 //   })
 //     .send(message)     true if it went out, over the WebSocket
 //     .ask()             ask now; a line that does not answer is given up
 //     .wake()            the device may have slept: ask, in two ways at once if need be, or come back now
+//     .refetch()         ask for the whole state over HTTP, beside the line
 //     .close(text)       for good; the text is shown
 //     .patienceMs        silence after which to ask (35 s; a page that expects a tick each second says less)
 //     .status            { level, live, final, code, text, heardAt }: level is "websocket", "stream", "polling" or
@@ -104,6 +106,10 @@ export class Line {
     const asked = performance.now();
     const silent = () => this.status.heardAt < asked && this.#poll();
     if (this.#level === 0 && this.#options.poll) this.#later('second', 600, silent);
+  }
+
+  refetch() {
+    this.#fetch(this.#options.poll);
   }
 
   close(text = 'closed', code = 0) {
@@ -243,10 +249,10 @@ export class Line {
     const { poll, key } = this.#options;
     const answered = await call(path, { key, patienceMs: OPEN_MS });
     if (this.status.final || path !== poll) return answered;
-    const { status, body, sent, received } = answered;
+    const { status, body, headers, sent, received } = answered;
     const code = { 401: 4001, 403: 4001, 404: 4004 }[status];
     if (code) this.close(this.#options.closes?.[code] ?? FINAL[code], code);
-    if (status === 200) this.#hear({ type: 'polled', body }, { sent, received });
+    if (status === 200) this.#hear({ type: 'polled', body }, { sent, received, dateMs: Date.parse(headers.get('date')) });
     return answered;
   }
 
