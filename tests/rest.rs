@@ -1121,7 +1121,8 @@ fn head_answers_as_get_without_the_body_and_a_trailing_slash_is_the_same_path() 
     assert_eq!(http.request("POST", "/timers/", &[JSON], Some(r#"{"duration_seconds":5}"#)).status, 201);
     assert_eq!(http.request("POST", "/timers/bulk/stop/", &[JSON], Some(&json!([id]).to_string())).status, 200);
     assert_eq!(http.request("DELETE", &format!("/timers/{id}/"), &[], None).status, 204);
-    for path in ["/", "/nowhere", "/timers//", "//timers", "/timers/a/b", "/timers/bulk/reset", "/ws", "/TIMERS"] {
+    let nowhere = ["/nowhere", "/timers//", "//timers", "/timers/a/b", "/timers/bulk/reset", "/ws", "/TIMERS"];
+    for path in nowhere.into_iter().chain(["/pages", "/pages/none.js", "/pages/timer.html", "/timer", "/wall/"]) {
         let response = http.request("GET", path, &[], None);
         assert_eq!((response.status, response.text()), (404, r#"{"detail":"Not Found"}"#), "{path}");
     }

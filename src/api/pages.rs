@@ -229,6 +229,36 @@ mod tests {
     }
 
     #[test]
+    fn pages_load_what_is_here_and_have_no_inline_code() {
+        let quoted = |text: &'static str, mark: &'static str, end: char| {
+            text.split(mark).skip(1).map(move |rest| rest.split(end).next().unwrap())
+        };
+        let listed = |path: &str| FILES.iter().any(|(known, _)| *known == path);
+        let mut loads = 0;
+        for (path, bytes) in FILES.iter().filter(|(path, _)| path.starts_with("pages/")) {
+            let text = std::str::from_utf8(bytes).unwrap();
+            let mut targets: Vec<String> = quoted(text, "=\"/pages/", '"').map(str::to_owned).collect();
+            if path.ends_with(".js") {
+                targets.extend(quoted(text, " from '", '\'').map(|name| name.strip_prefix("./").unwrap().to_owned()));
+            }
+            for target in &targets {
+                assert!(listed(&format!("pages/{target}")), "{path} loads {target}, which is not here");
+            }
+            loads += targets.len();
+            let foreign = text.replace("http://www.w3.org/2000/svg", "");
+            assert!(!foreign.contains("http://") && !foreign.contains("https://"), "{path} names another host");
+            if path.ends_with(".html") {
+                for word in ["<style", " style=", " onclick=", " onload=", "javascript:", "data:"] {
+                    assert!(!text.contains(word), "{path} has {word}");
+                }
+                let scripts: Vec<&str> = text.split("<script").skip(1).collect();
+                assert!(scripts.iter().all(|rest| rest.contains("src=") && rest.contains("></script>")), "{path}");
+            }
+        }
+        assert!(loads > 20, "{loads}");
+    }
+
+    #[test]
     fn all_files_of_the_pages_are_small() {
         let sent = |prefix| {
             let forms = FILES.iter().zip(&*FORMS).filter(move |((path, _), _)| path.starts_with(prefix));

@@ -83,7 +83,7 @@ export class Line {
   }
 
   send(message) {
-    if (this.#level !== 0 || this.#openedAt === null) return false;
+    if (this.#level !== 0 || this.#wire?.readyState !== WebSocket.OPEN) return false;
     this.#wire.send(JSON.stringify(message));
     return true;
   }
@@ -189,14 +189,13 @@ export class Line {
     const { poll, stream } = this.#options;
     const answered = await this.#fetch(poll ?? '/health');
     if (wire !== this.#wire || this.status.final) return;
-    if (answered.status > 0 && answered.status < 500) this.#failures += 1;
+    if (answered.status === 0 || answered.status >= 500) return this.#lost();
+    this.#failures += 1;
     if (this.#failures >= 2 && poll) {
       this.#failures = 0;
       this.#level = this.#level === 0 && stream ? 1 : 2;
-      this.#connect();
-    } else {
-      this.#lost();
     }
+    this.#later('connect', between(0, 1000), () => this.#connect());
   }
 
   /** From below the top: whether a WebSocket works by now. What is in use goes on until it does. */

@@ -56,8 +56,9 @@ function draw() {
   state.dataset.state = now;
   write(state, STATES[now]);
   document.title = timer ? `${timer.name} · ${STATES[now]}` : STATES[now];
+  clock.hidden = at('track').hidden = at('times').hidden = timer === null && now !== 'waiting';
   if (timer === null) {
-    if (now === 'unknown') write(at('name'), `There is no timer “${pathId()}”`);
+    if (now === 'unknown') write(at('name'), `There is no timer “${pathId()}” here`);
     return;
   }
 
@@ -66,6 +67,7 @@ function draw() {
   const grown = text.length !== clock.textContent.length;
   write(clock, text);
   if (grown) fit();
+  at('part').style.width = `${(100 * countdown.seconds) / timer.duration_seconds}%`;
   if (countdown.running) speaker.countdown(countdown.seconds);
 
   const { finishMs } = feed;
