@@ -210,10 +210,12 @@ function command(path, method, operation, shared, withKey) {
       (first ? `socket.onopen = () => socket.send(JSON.stringify(${spacedOut(first)}));\n` : "") +
       `socket.onmessage = (event) => console.log(JSON.parse(event.data));`;
   }
-  const parts = [`curl ${method === "GET" ? "" : `-X ${method} `}'${url}'`];
+  // What goes on and on is to be seen as it comes.
+  const forms = Object.keys(operation.responses[200]?.content ?? {});
+  const flags = forms[0] === "text/event-stream" ? "-N " : method === "GET" ? "" : `-X ${method} `;
+  const parts = [`curl ${flags}'${url}'`];
   if (key) parts.push(`-H "X-API-Key: $KEY"`);
   // Without a header the first of several forms comes: show how to ask for another.
-  const forms = Object.keys(operation.responses[200]?.content ?? {});
   if (forms.length > 1) parts.push(`-H 'Accept: ${forms.at(-1).split(";")[0]}'`);
   const body = follow(operation.requestBody)?.content["application/json"];
   if (body) {
