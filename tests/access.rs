@@ -109,12 +109,17 @@ fn every_route_asks_for_its_role() {
         ("GET", "/docs".into(), None, "", 200),
         ("GET", "/docs/docs.js".into(), None, "", 200),
         ("GET", "/docs/docs.css".into(), None, "", 200),
+        ("GET", "/rooms/0123456789".into(), None, "", 404),
+        ("HEAD", "/rooms/0123456789".into(), None, "", 404),
         ("GET", "/nowhere".into(), None, "", 404),
         ("PUT", "/timers".into(), None, "", 405),
         ("OPTIONS", "/timers".into(), None, "", 204),
         ("GET", one.clone(), None, "viewer", 200),
         ("HEAD", one.clone(), None, "viewer", 200),
         ("GET", "/timers/timer_none".into(), None, "viewer", 404),
+        ("GET", format!("{one}/stream"), None, "viewer", 200),
+        ("HEAD", format!("{one}/stream"), None, "viewer", 200),
+        ("GET", "/timers/timer_none/stream".into(), None, "viewer", 404),
         ("GET", "/timers".into(), None, "instructor", 200),
         ("HEAD", "/timers".into(), None, "instructor", 200),
         ("GET", format!("{one}/history"), None, "instructor", 200),
@@ -159,6 +164,14 @@ fn every_route_asks_for_its_role() {
         } else {
             socket.expect("connected");
         }
+        // A room is open to whoever knows its id: no key is asked for, and a wrong one is not looked at.
+        let mut maker = daemon.open("/ws/rooms", &headers);
+        maker.send(json!({ "type": "session:create" }));
+        let room = maker.expect("session:joined")["sessionId"].as_str().unwrap().to_owned();
+        let mut guest = daemon.open("/ws/rooms", &[]);
+        guest.send(json!({ "type": "session:join", "sessionId": room }));
+        guest.expect("session:joined");
+        assert_eq!(ask(&daemon, key, "GET", &format!("/rooms/{room}"), None).status, 200, "{role:?} {key:?}");
     }
     assert_eq!(ask(&daemon, Some(file.key("viewer")), "DELETE", &one, None).status, 403);
     assert_eq!(ask(&daemon, Some(file.key("instructor")), "DELETE", &one, None).status, 204);
@@ -308,7 +321,7 @@ fn only_an_instructors_key_is_told_which_session_a_candidate_has_and_takes_none_
 }
 
 #[test]
-fn a_key_comes_in_a_header_or_for_a_socket_in_the_query() {
+fn a_key_comes_in_a_header_or_for_a_socket_or_a_stream_in_the_query() {
     let file = KeysFile::new();
     let daemon = Daemon::ephemeral(&["--require-auth", "--keys-file", file.path()]);
     let key = file.key("instructor");
@@ -338,6 +351,49 @@ fn a_key_comes_in_a_header_or_for_a_socket_in_the_query() {
     for query in ["", "?api_key=", "?api_key=wrong", "?API_KEY=x", &format!("?key={key}")] {
         assert_eq!(daemon.open(&format!("{path}{query}"), &[]).expect_close().0, 4001, "{query}");
     }
+    // Browsers cannot send headers for an EventSource either.
+    let path = format!("/timers/{id}/stream");
+    let viewer = file.key("viewer");
+    for (query, headers, status) in [
+        (format!("?api_key={viewer}"), vec![], 200),
+        (format!("?x=1&api_key={}", viewer.replace('_', "%5F")), vec![], 200),
+        (String::new(), vec![("X-API-Key", viewer)], 200),
+        (String::new(), vec![("Authorization", &*bearer)], 200),
+        (String::new(), vec![], 401),
+        ("?api_key=".to_owned(), vec![], 401),
+        ("?api_key=wrong".to_owned(), vec![], 401),
+        (format!("?key={viewer}"), vec![], 401),
+        (format!("/?api_key={viewer}"), vec![], 200),
+    ] {
+        assert_eq!(get(&format!("{path}{query}"), &headers), status, "{query} {headers:?}");
+    }
+    assert_eq!(get(&format!("/timers/{id}?api_key={viewer}"), &[]), 401, "nothing but the stream takes it there");
+}
+
+#[test]
+fn without_rooms_nobody_has_one_and_those_there_were_are_there_again_afterwards() {
+    let (_kept, path) = directory();
+    let file = KeysFile::new();
+    let base = ["--keys-file", file.path()];
+    let daemon = Daemon::on(&path, &base);
+    let mut socket = daemon.open("/ws/rooms", &[]);
+    socket.send(json!({ "type": "session:create" }));
+    let joined = socket.expect("session:joined");
+    let room = format!("/rooms/{}", joined["sessionId"].as_str().unwrap());
+    drop(daemon);
+
+    let daemon = Daemon::on(&path, &[&base[..], &["--rooms", "off"]].concat());
+    for key in [None, Some(file.key("admin"))] {
+        let headers: Vec<(&'static str, &str)> = key.map(|key| ("X-API-Key", key)).into_iter().collect();
+        let mut socket = daemon.open("/ws/rooms", &headers);
+        assert_eq!(socket.expect_close(), (4004, "Rooms are off".to_owned(), vec![]));
+        let response = ask(&daemon, key, "GET", &room, None);
+        assert_eq!((response.status, response.text()), (404, r#"{"detail":"Room not found"}"#));
+    }
+    drop(daemon);
+
+    let daemon = Daemon::on(&path, &base);
+    assert_eq!(ask(&daemon, None, "GET", &room, None).json()["sessionId"], joined["sessionId"]);
 }
 
 #[test]
@@ -453,6 +509,14 @@ fn what_is_logged_holds_no_key_and_the_address_a_trusted_proxy_gives() {
         let id = create(&daemon, Some(file.key("instructor")));
         daemon.open(&format!("/ws/{id}?api_key={}", file.key("viewer")), &[]).expect("connected");
         daemon.open(&format!("/ws/{id}?api_key=wrong-in-query"), &[]).expect_close();
+        let stream = format!("/timers/{id}/stream?api_key=");
+        assert_eq!(daemon.get(&format!("{stream}{}", file.key("viewer"))).status, 200);
+        assert_eq!(daemon.get(&format!("{stream}wrong-in-stream")).status, 401);
+        let mut room = daemon.open("/ws/rooms", &[]);
+        room.send(json!({ "type": "session:create" }));
+        let person = room.expect("session:joined")["userId"].as_str().unwrap().to_owned();
+        room.send(json!({ "type": "timer:start" }));
+        room.expect("timer:state");
         let headers = [("X-API-Key", "wrong-in-header"), ("X-Forwarded-For", "203.0.113.7, 198.51.100.9")];
         assert_eq!(daemon.request("GET", "/timers?api_key=wrong-in-path", &headers, None).status, 401);
         daemon.wait_for_log("refused");
@@ -460,10 +524,19 @@ fn what_is_logged_holds_no_key_and_the_address_a_trusted_proxy_gives() {
         let log = std::sync::Arc::clone(&daemon.log);
         daemon.signal("TERM");
         eventually(|| log.lock().unwrap().contains("stopped"));
-        log.lock().unwrap().clone()
+        let log = log.lock().unwrap().clone();
+        assert!(!log.contains(&person), "who has it is that person: {log}");
+        log
     };
     let log = log_of(&[]);
-    for secret in [file.key("viewer"), file.key("instructor"), "wrong-in-query", "wrong-in-header", "wrong-in-path"] {
+    for secret in [
+        file.key("viewer"),
+        file.key("instructor"),
+        "wrong-in-query",
+        "wrong-in-stream",
+        "wrong-in-header",
+        "wrong-in-path",
+    ] {
         assert!(!log.contains(secret), "{secret} in {log}");
     }
     assert!(log.contains("127.0.0.1") && !log.contains("198.51.100.9"), "nobody's word is taken: {log}");
@@ -536,6 +609,13 @@ fn a_wrong_value_is_one_line_with_the_option_the_value_and_what_is_allowed() {
         ("--clients-per-timer", "100001", "1..100000"),
         ("--keep-finished", "7", "unit"),
         ("--keep-history", "soon", "forever"),
+        ("--rooms", "maybe", "on or off"),
+        ("--rooms", "true", "on or off"),
+        ("--room-leave", "0s", "1s..24h"),
+        ("--room-leave", "30", "unit"),
+        ("--room-empty", "25h", "1s..24h"),
+        ("--room-empty", "forever", "unit"),
+        ("--rate-rooms", "30", "N/minute"),
         ("--outage", "halt", "run-on"),
         ("--log-level", "loud", "debug"),
         ("--log-format", "xml", "journal"),

@@ -616,6 +616,35 @@ fn the_flags_of_exams_are_explained_and_what_they_come_to_is_said() {
 }
 
 #[test]
+fn the_flags_of_rooms_are_explained_and_what_they_come_to_is_said() {
+    let help = timerd(&["--help"], &[]);
+    let names = ["rooms", "room-leave", "room-empty", "rate-rooms"];
+    for name in names {
+        assert!(help.contains(&format!("--{name} ")), "{name}");
+        assert!(help.contains(&format!("TIMERD_{}", name.replace('-', "_").to_uppercase())), "{name}");
+    }
+    let checked = |flags: &[&str], variables: &[(&str, &str)]| {
+        let said = timerd(&[&["check-config"], flags].concat(), variables);
+        let value = |name: &str| {
+            let line = said.lines().find(|line| line.split_whitespace().next() == Some(name));
+            line.unwrap_or_else(|| panic!("no {name} in {said}")).split_once(' ').unwrap().1.trim().to_owned()
+        };
+        names.map(value).join(" ")
+    };
+    assert_eq!(checked(&[], &[]), "on 30s 5m 30/minute");
+    let flags = ["--rooms", "off", "--room-leave", "24h", "--room-empty", "1s", "--rate-rooms", "off"];
+    assert_eq!(checked(&flags, &[]), "off 1d 1s off");
+    let variables = [
+        ("TIMERD_ROOMS", "off"),
+        ("TIMERD_ROOM_LEAVE", "90s"),
+        ("TIMERD_ROOM_EMPTY", "120m"),
+        ("TIMERD_RATE_ROOMS", "5/hour"),
+    ];
+    assert_eq!(checked(&[], &variables), "off 90s 2h 5/hour");
+    assert_eq!(checked(&["--rooms", "on", "--room-leave", "45s"], &variables), "on 45s 2h 5/hour");
+}
+
+#[test]
 fn with_known_candidates_only_a_stranger_does_not_start() {
     for (flags, stranger) in [(&[][..], 200), (&["--known-candidates-only"], 400)] {
         let daemon = Daemon::ephemeral(flags);
