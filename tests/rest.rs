@@ -1051,10 +1051,13 @@ fn paths(id: &str) -> Vec<(String, Vec<&'static str>)> {
     paths.push((format!("/timers/{id}"), vec!["GET", "HEAD", "DELETE", "OPTIONS"]));
     paths.push((format!("/timers/{id}/control"), post.clone()));
     paths.push((format!("/timers/{id}/history"), read.clone()));
+    paths.push((format!("/timers/{id}/stream"), read.clone()));
     for op in ["start", "pause", "resume", "stop", "extend", "delete"] {
         paths.push((format!("/timers/bulk/{op}"), post.clone()));
     }
-    paths.push((format!("/ws/{id}"), read));
+    paths.push((format!("/ws/{id}"), read.clone()));
+    paths.push(("/rooms/0123456789".to_owned(), read.clone()));
+    paths.push(("/ws/rooms".to_owned(), read));
     paths
 }
 
@@ -1099,7 +1102,9 @@ fn head_answers_as_get_without_the_body_and_a_trailing_slash_is_the_same_path() 
     };
     let unknown = ["/timers/none".to_owned(), "/nowhere".to_owned(), "/timers?state=x".to_owned()];
     let readable = paths(&id).into_iter().filter(|(_, methods)| methods.contains(&"HEAD")).map(|(path, _)| path);
-    for path in readable.chain(unknown) {
+    // An event stream has no end: its answers are looked at below.
+    let stream = format!("/timers/{id}/stream");
+    for path in readable.filter(|path| *path != stream).chain(unknown) {
         let get = http.request("GET", &path, &[], None);
         let head = http.request("HEAD", &path, &[], None);
         assert_eq!(head.status, get.status, "{path}");
@@ -1115,6 +1120,17 @@ fn head_answers_as_get_without_the_body_and_a_trailing_slash_is_the_same_path() 
                 assert_eq!(slash.text(), get.text(), "{path}/");
             }
         }
+    }
+    let head = http.request("HEAD", &stream, &[], None);
+    for path in [&stream, &format!("{stream}/")] {
+        let get = daemon.connect().request("GET", path, &[], None);
+        assert_eq!((head.status, get.status), (200, 200));
+        assert_eq!(get.header("connection"), Some("close"));
+        let lasting = |response: &Response| {
+            unchanging(response).into_iter().filter(|(name, _)| name != "connection").collect::<Vec<_>>()
+        };
+        assert_eq!(lasting(&head), lasting(&get), "{path}");
+        assert_eq!(get.header("content-length").or(get.header("transfer-encoding")), None);
     }
     let body = r#"{"action":"start"}"#;
     assert_eq!(http.request("POST", &format!("/timers/{id}/control/"), &[JSON], Some(body)).status, 200);
@@ -1142,6 +1158,10 @@ fn every_answer_carries_the_security_headers_and_api_answers_are_not_stored() {
         ("GET", &*one(""), vec![], None, 200),
         ("HEAD", &*one(""), vec![], None, 200),
         ("GET", &*one("/history"), vec![], None, 200),
+        ("GET", &*one("/stream"), vec![], None, 200),
+        ("HEAD", &*one("/stream"), vec![], None, 200),
+        ("GET", "/rooms/0123456789", vec![], None, 404),
+        ("GET", "/ws/rooms", vec![], None, 426),
         ("GET", "/health", vec![], None, 200),
         ("GET", "/readiness", vec![], None, 200),
         ("GET", "/metrics", vec![], None, 200),
@@ -1195,7 +1215,15 @@ fn any_origin_may_call_unless_some_are_configured() {
         ]
     };
     let daemon = Daemon::ephemeral(&[]);
-    for (method, path) in [("GET", "/timers"), ("GET", "/nowhere"), ("PUT", "/timers"), ("GET", "/docs")] {
+    let stream = format!("/timers/{}/stream", daemon.create(json!({ "duration_seconds": 60 })));
+    for (method, path) in [
+        ("GET", "/timers"),
+        ("GET", &*stream),
+        ("GET", "/rooms/0123456789"),
+        ("GET", "/nowhere"),
+        ("PUT", "/timers"),
+        ("GET", "/docs"),
+    ] {
         let response = daemon.request(method, path, &[("Origin", "https://a.example")], None);
         assert_eq!(response.header("access-control-allow-origin"), Some("*"), "{method} {path}");
         let exposed = response.header("access-control-expose-headers").unwrap();
@@ -1282,16 +1310,21 @@ fn metrics_are_openmetrics_text_that_counts_what_happens() {
         line.unwrap_or_else(|| panic!("no {name} in {text}")).split(' ').nth(1).unwrap().parse().unwrap()
     };
     let find = |end: &str| *names.iter().find(|name| name.ends_with(end)).unwrap_or_else(|| panic!("no {end}"));
-    let [timers, websockets] = ["timers", "websockets"].map(find);
+    let [timers, websockets, streams] = ["timers", "websockets", "event_streams"].map(find);
     let requests = format!("{}_total", find("requests"));
     assert_eq!(value(&text, timers), 0.0);
     let id = daemon.create(json!({ "duration_seconds": 60 }));
     let (_socket, _) = daemon.join(&id);
+    let mut stream = daemon.connect();
+    assert_eq!(stream.request("GET", &format!("/timers/{id}/stream"), &[], None).status, 200);
     let before = value(&text, &requests);
     eventually(|| {
         let text = read();
-        value(&text, timers) == 1.0 && value(&text, websockets) == 1.0 && value(&text, &requests) >= before + 3.0
+        let open = [timers, websockets, streams].map(|name| value(&text, name));
+        open == [1.0, 1.0, 1.0] && value(&text, &requests) >= before + 4.0
     });
+    drop(stream);
+    eventually(|| value(&read(), streams) == 0.0);
 }
 
 /// Every path of the daemon's table of routes, but the parts of the page and what only conformance runs have.
