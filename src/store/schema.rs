@@ -491,6 +491,29 @@ mod tests {
         assert_ne!(keys[0], keys[1]);
     }
 
+    /// Every table and index as it was written down.
+    fn written(connection: &Connection) -> Vec<String> {
+        let mut all =
+            connection.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").unwrap();
+        all.query_map([], |row| row.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap()
+    }
+
+    #[test]
+    fn a_file_of_every_schema_there_ever_was_comes_to_be_as_a_new_one_is_and_keeps_its_row() {
+        let new = Connection::open_in_memory().unwrap();
+        migrate(&new, file()).unwrap();
+        for released in 1..=MIGRATIONS.len() {
+            let connection = Connection::open_in_memory().unwrap();
+            upgrade(&connection, file(), &MIGRATIONS[..released]).unwrap();
+            connection.execute("UPDATE meta SET batch = 5, serial = 3", []).unwrap();
+            migrate(&connection, file()).unwrap();
+            assert_eq!(written(&connection), written(&new), "from schema {released}");
+            let version: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+            let meta = meta(&connection).unwrap();
+            assert_eq!((version, meta.batch, meta.serial), (MIGRATIONS.len(), 5, 3), "from schema {released}");
+        }
+    }
+
     #[test]
     fn a_step_that_fails_leaves_the_file_as_it_was() {
         let place = tempfile::tempdir().unwrap();
