@@ -267,3 +267,56 @@ fn the_subscribers_run_as_printed_through_a_deletion_and_a_crash() {
         assert!(wrong.contains("Events up to 1 were deleted"), "{wrong}");
     }
 }
+
+/// The people of a room, each with whether he is there.
+fn people(daemon: &Daemon, room: &str) -> Vec<(String, bool)> {
+    let room = daemon.get(&format!("/rooms/{room}")).json();
+    let all = room["users"].as_array().unwrap().iter();
+    all.map(|user| (user["name"].as_str().unwrap().to_owned(), user["connected"].as_bool().unwrap())).collect()
+}
+
+#[test]
+fn a_room_is_shared_as_printed_and_found_again_after_a_crash() {
+    let (_temporary, folder) = directory();
+    let mut daemon = Daemon::on(&folder, &[]);
+    let python = here(&blocks("Shared rooms", "python")[0], &daemon).replace("duration=1500", "duration=2");
+    let javascript = here(&blocks("Shared rooms", "js")[0], &daemon);
+    let start = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        Running(command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    };
+    if there("python3", &["-c", "import websockets.sync.client"]) {
+        let [said, wrong] = start("python3", &["-c", &python]).said();
+        let link = format!("Join me: http://{}/room/", daemon.address);
+        for word in [&*link, "\"isRunning\":true", "\"by\":\"Ada\"", "timer:tick", "timer:completed"] {
+            assert!(said.contains(word), "no {word} in {said}\n{wrong}");
+        }
+    }
+    if !there("node", &["--experimental-websocket", "-e", "new WebSocket('ws://127.0.0.1:1').onerror = () => {}"]) {
+        return;
+    }
+    let mut ada = daemon.open("/ws/rooms", &[]);
+    ada.send(json!({ "type": "session:create", "name": "Ada" }));
+    let room = ada.expect("session:joined")["sessionId"].as_str().unwrap().to_owned();
+    // He presses when he is in, with a state that he has not seen at first; and when he is in again.
+    let program = format!(
+        "{javascript}\nconst me = {{ sessionId: '{room}', name: 'Ben' }};\nlet times = 0;\nenter(me, (message) => {{\n\
+         console.log(message.type, message.code, me.state.isRunning);\n\
+         if (message.type !== 'session:joined') return;\n\
+         if (times++ === 0) {{ me.press('timer:pause', {{ revision: 0 }}); me.press('timer:start'); }}\n\
+         else {{ me.press('timer:pause'); setTimeout(() => process.exit(), 500); }}\n}});\n"
+    );
+    let mut ben = start("node", &["--experimental-websocket", "-e", &program]);
+    assert_eq!(ada.skip_to("timer:state")["by"], "Ben");
+    let address = daemon.address.to_string();
+    daemon.kill();
+    daemon = Daemon::on(&folder, &["--listen", &address]);
+    let [said, wrong] = ben.said();
+    let refusal = said.lines().find(|line| line.starts_with("error")).unwrap_or_else(|| panic!("{said}\n{wrong}"));
+    assert!(refusal.starts_with("error stale "), "{said}\n{wrong}");
+    assert_eq!(said.matches("session:joined").count(), 2, "{said}\n{wrong}");
+    assert_eq!(daemon.get(&format!("/rooms/{room}")).json()["isPaused"], true, "{said}\n{wrong}");
+    eventually(|| people(&daemon, &room).iter().all(|(_, is_there)| !is_there));
+    let names = people(&daemon, &room).into_iter().map(|(name, _)| name);
+    assert_eq!(names.collect::<Vec<_>>(), ["Ada", "Ben"], "who comes back with his userId is nobody new");
+}
