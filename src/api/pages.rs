@@ -44,6 +44,8 @@ const FILES: &[(&str, &[u8])] = &[
     file!("pages/index.js"),
     file!("pages/line.js"),
     file!("pages/parts.js"),
+    file!("pages/room.html"),
+    file!("pages/room.js"),
     file!("pages/speak.js"),
     file!("pages/style.css"),
     file!("pages/timer.html"),
