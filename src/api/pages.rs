@@ -37,6 +37,8 @@ const FILES: &[(&str, &[u8])] = &[
     file!("pages/clock.js"),
     file!("pages/console.html"),
     file!("pages/console.js"),
+    file!("pages/exam.html"),
+    file!("pages/exam.js"),
     file!("pages/exams.js"),
     file!("pages/feed.js"),
     file!("pages/icon.svg"),
