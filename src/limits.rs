@@ -234,8 +234,11 @@ pub const ROOM_SPAN_MAX: Duration = Duration::from_secs(86_400);
 /// How long it is gathered who has come or gone before all are told: a whole room that comes back is told of in a few
 /// messages, and nobody waits for so little.
 pub const PRESENCE_GATHERED_FOR: Duration = Duration::from_millis(50);
-/// Bytes that may wait in the outbox of somebody in a room: lists of a hundred people with the longest names.
-pub const MEMBER_OUTBOX_BYTES_MAX: usize = 256 << 10;
+/// Bytes that may wait in the outbox of somebody in a room. A whole class that comes in one batch is a hundred lists of
+/// up to a hundred people with the longest names, shared by all who hear them.
+pub const MEMBER_OUTBOX_BYTES_MAX: usize = 2 << 20;
+/// Frames that may wait there: what several people may say in one breath must not throw the others out.
+pub const MEMBER_OUTBOX_FRAMES_MAX: usize = 2_048;
 /// Unanswered messages of a socket in a room beyond which it is not read.
 pub const MEMBER_UNANSWERED_MAX: usize = 64;
 

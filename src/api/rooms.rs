@@ -70,8 +70,6 @@ pub struct Said {
     pub words: Words,
     /// What must be durable before it may be given.
     pub hold: Hold,
-    /// Where whoever said it sits from here on.
-    pub seat: Option<Seat>,
 }
 
 /// An answer.
@@ -86,6 +84,21 @@ pub enum Words {
     Stale(Seat),
     /// None: everybody in the room hears what he has done.
     Nothing,
+    /// None, and he is in the room no more.
+    Farewell,
+    /// Why nothing has come of it that he has asked to take a seat, or to give his up.
+    InVain(String),
+}
+
+impl Words {
+    /// What is said instead when it is not durable and never will be, or nobody knows.
+    #[must_use]
+    pub fn in_vain(self, why: &str) -> Words {
+        match self {
+            Words::Welcome(_) | Words::Farewell | Words::InVain(_) => Words::InVain(failed(why)),
+            Words::Text(_) | Words::Stale(_) | Words::Nothing => Words::Text(failed(why)),
+        }
+    }
 }
 
 /// What somebody asks for who is in a room.
@@ -94,38 +107,35 @@ enum Asked {
     Act(Action),
 }
 
-/// Answers a message of somebody who sits in `seat`, at this address.
+/// Answers a message of somebody at this address, who is in the room where he has a `seat`.
 pub fn hear(message: &str, seat: Option<Seat>, address: IpAddr, house: &mut House<'_>) -> Said {
-    let answer = |words, hold| Said { words, hold, seat };
-    let said = |text, hold| answer(Words::Text(text), hold);
+    let said = |text| Said { words: Words::Text(text), hold: Hold::Nothing };
     let body = match serde_json::from_str::<Value>(message) {
         Ok(body @ Value::Object(_)) => body,
-        _ => return said(error("Invalid JSON", "invalid"), Hold::Nothing),
+        _ => return said(error("Invalid JSON", "invalid")),
     };
     let kind = match body.get("type") {
         Some(Value::String(kind)) => kind.clone(),
         Some(other) => other.to_string(),
         None => "null".to_owned(),
     };
-    let rooms = &house.engine.rooms;
-    let (is_in, hold) = seat.map_or((false, Hold::Nothing), |seat| rooms.belongs(seat));
-    match kind.as_str() {
-        "ping" => said(r#"{"type":"pong"}"#.to_owned(), Hold::Nothing),
-        "session:create" | "session:join" if is_in => said(error("Already in a room", "wrong_state"), hold),
-        "session:create" | "session:join" => {
-            enter(&body, address, house).unwrap_or_else(|(words, hold)| Said { words, hold, seat: None })
+    let asked = match (kind.as_str(), seat) {
+        ("ping", _) => return said(r#"{"type":"pong"}"#.to_owned()),
+        ("session:create" | "session:join", Some(_)) => return said(error("Already in a room", "wrong_state")),
+        ("session:create" | "session:join", None) => enter(&body, address, house),
+        (
+            "session:leave" | "timer:start" | "timer:pause" | "timer:resume" | "timer:reset" | "timer:extend",
+            Some(seat),
+        ) => act(&kind, &body, seat, house),
+        ("session:leave" | "timer:start" | "timer:pause" | "timer:resume" | "timer:reset" | "timer:extend", None) => {
+            return said(unseated());
         }
-        "session:leave" | "timer:start" | "timer:pause" | "timer:resume" | "timer:reset" | "timer:extend" => {
-            match seat.filter(|_| is_in) {
-                Some(seat) => act(&kind, &body, seat, house).unwrap_or_else(|(words, hold)| answer(words, hold)),
-                None => said(error("Not in a room", "wrong_state"), hold),
-            }
-        }
-        other => {
+        (other, _) => {
             let other: String = other.chars().take(ECHO_CHARS_MAX).collect();
-            said(error(&format!("Unknown message type: {other}"), "invalid"), Hold::Nothing)
+            return said(error(&format!("Unknown message type: {other}"), "invalid"));
         }
-    }
+    };
+    asked.unwrap_or_else(|(words, hold)| Said { words, hold })
 }
 
 /// `session:create`, and `session:join` (which names a room).
@@ -167,7 +177,7 @@ fn enter(body: &Value, address: IpAddr, house: &mut House<'_>) -> Result<Said, (
         }
     };
     let seat = outcome.map_err(|refusal| (refused(refusal), hold))?;
-    Ok(Said { words: Words::Welcome(seat), hold, seat: Some(seat) })
+    Ok(Said { words: Words::Welcome(seat), hold })
 }
 
 /// Everything that only somebody in a room may say.
@@ -198,13 +208,13 @@ fn act(kind: &str, body: &Value, seat: Seat, house: &mut House<'_>) -> Result<Sa
     if let Some(why) = refusal {
         return Err((unavailable(why), Hold::Nothing));
     }
-    let (verdict, seat) = match asked {
-        Asked::Leave => (rooms.leave(*now, seat, fx), None),
-        Asked::Act(action) => (rooms.act(*now, seat, action, fx), Some(seat)),
+    let (verdict, words) = match asked {
+        Asked::Leave => (rooms.leave(*now, seat, fx), Words::Farewell),
+        Asked::Act(action) => (rooms.act(*now, seat, action, fx), Words::Nothing),
     };
     let hold = verdict.hold;
     verdict.outcome.map_err(|refusal| (refused(refusal), hold))?;
-    Ok(Said { words: Words::Nothing, hold, seat })
+    Ok(Said { words, hold })
 }
 
 /// A name without the blanks around it; `None`: he has given none.

@@ -435,13 +435,6 @@ impl Rooms {
         room.is_some_and(|room| room.people.iter().any(|person| *person.key == *key))
     }
 
-    /// Whether somebody belongs to the room in which he sits, as commands see it; and how long an answer that tells of
-    /// it must be held.
-    pub fn belongs(&self, seat: Seat) -> (bool, Hold) {
-        let Some(slot) = self.slots.get(&seat.room) else { return (false, Hold::Nothing) };
-        (slot.staged.latest().is_some_and(|room| room.person(seat.person).is_some()), slot.staged.hold())
-    }
-
     /// Whether somebody has a line.
     pub fn has_line(&self, seat: Seat) -> bool {
         let lines = self.slots.get(&seat.room).and_then(|slot| slot.lines.get(&seat.person));
@@ -501,12 +494,14 @@ impl Rooms {
         let known = key.and_then(|key| room.people.iter().find(|person| *person.key == *key));
         if let Some(person) = known {
             let seat = Seat { room: serial, person: person.number };
+            let is_shown = slot.staged.shown().is_some_and(|room| room.person(seat.person).is_some());
             if slot.lines.get(&seat.person).is_some_and(|lines| lines.open >= LINES_PER_PERSON) {
                 return Verdict::refused(Refusal::TooManyLines, hold);
             }
             self.connect(now, seat);
             self.arm(now, serial, fx);
-            return Verdict { outcome: Ok(seat), hold };
+            // Whatever else is on its way: he is told what is shown, and he is part of that.
+            return Verdict { outcome: Ok(seat), hold: if is_shown { Hold::Nothing } else { hold } };
         }
         if room.people.len() >= ROOM_PEOPLE_MAX {
             return Verdict::refused(Refusal::RoomFull, hold);
@@ -1222,7 +1217,6 @@ mod tests {
         house.act(bob, START).unwrap();
         house.fail();
         house.lose(bob);
-        assert_eq!(house.engine.rooms.belongs(bob), (false, Hold::Nothing));
         assert_eq!(house.room().map(|room| (room.people.len(), room.state)), Some((1, State::Idle)));
         assert_eq!(house.act(bob, START), Err(Refusal::NotIn));
         house.lose(seat);

@@ -462,7 +462,7 @@ impl Hub {
             Protocol::Socket(socket) => {
                 let is_full = self.feeds.is_full(socket.listens)
                     || self.candidates.is_full(index)
-                    || self.guests.is_full(index);
+                    || self.guests.is_busy(index, socket.listens);
                 conn.wants_input() && !is_full
             }
             Protocol::Http(_) | Protocol::Stream(_) => conn.wants_input(),
@@ -662,12 +662,18 @@ impl Hub {
 
     /// Says what has become true.
     fn publish(&mut self, now: Now) {
-        let mut announcements = std::mem::take(&mut self.engine.fx.announcements);
-        for announcement in announcements.drain(..) {
-            self.broadcast(now, &announcement);
+        // To say something may bring about more that is to be said.
+        while !self.engine.fx.announcements.is_empty() {
+            let mut announcements = std::mem::take(&mut self.engine.fx.announcements);
+            for announcement in announcements.drain(..) {
+                self.broadcast(now, &announcement);
+            }
+            if self.engine.fx.announcements.is_empty() {
+                // The buffer is used again.
+                self.engine.fx.announcements = announcements;
+                return;
+            }
         }
-        // The buffer is used again.
-        self.engine.fx.announcements = announcements;
     }
 
     /// Books that a connection holds `held` bytes of unfinished input, and no longer `before`. When all of it becomes

@@ -14,8 +14,8 @@ use std::rc::Rc;
 use smallvec::SmallVec;
 
 use crate::limits::{
-    CANDIDATE_OUTBOX_BYTES_MAX, FEED_BYTES_MAX, FEED_FRAMES_MAX, MEMBER_OUTBOX_BYTES_MAX, OUTBOX_BYTES_MAX,
-    OUTBOX_FRAMES_MAX,
+    CANDIDATE_OUTBOX_BYTES_MAX, FEED_BYTES_MAX, FEED_FRAMES_MAX, MEMBER_OUTBOX_BYTES_MAX, MEMBER_OUTBOX_FRAMES_MAX,
+    OUTBOX_BYTES_MAX, OUTBOX_FRAMES_MAX,
 };
 
 /// Frames that one system call sends.
@@ -59,7 +59,7 @@ impl Bound {
     /// For a candidate, who is sent items of any size.
     pub const CANDIDATE: Bound = Bound { bytes: CANDIDATE_OUTBOX_BYTES_MAX, frames: OUTBOX_FRAMES_MAX };
     /// For somebody in a room.
-    pub const MEMBER: Bound = Bound { bytes: MEMBER_OUTBOX_BYTES_MAX, frames: OUTBOX_FRAMES_MAX };
+    pub const MEMBER: Bound = Bound { bytes: MEMBER_OUTBOX_BYTES_MAX, frames: MEMBER_OUTBOX_FRAMES_MAX };
     /// For a subscriber.
     pub const FEED: Bound = Bound { bytes: FEED_BYTES_MAX, frames: FEED_FRAMES_MAX };
     /// For what a subscriber is told beside events, which fill its outbox up to their own bound, or by one page more,

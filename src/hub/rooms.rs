@@ -3,17 +3,19 @@
 //! Owns which socket hears which room, and the answers that its people wait for. What a message means is the API's
 //! business, and who belongs to a room the domain's.
 //!
-//! Invariants: somebody hears what is announced in a room from when he is told `session:joined`, which is durable, and
-//! what he is told there is the state of that moment; he hears nothing any more when it is durable that he has left. A
-//! change is announced before those are welcomed who have come with it, so that nobody is told of it twice.
+//! Invariants: a socket counts in one room at most, the one that it hears or is about to hear, and gives that line back
+//! when it does not hear it any more. It moves once at a time: what it says while a move of its own is not answered is
+//! looked at when it is. Somebody hears what is announced in a room from when he is told `session:joined`, which is
+//! durable, and what he is told there is the state of that moment; he hears nothing any more when it is durable that he
+//! has left. A change is announced before those are welcomed who have come with it, so that nobody is told of it twice.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use slab::Slab;
 
-use crate::api::rooms::{self, House, Words};
+use crate::api::rooms::{self, House, Said, Words};
 use crate::clock::{Mono, Now};
-use crate::domain::Engine;
 use crate::domain::effects::Topic;
 use crate::domain::rooms::{Message, Seat};
 use crate::domain::staged::Hold;
@@ -38,26 +40,40 @@ pub(super) struct Guests {
 #[derive(Debug)]
 struct Guest {
     address: IpAddr,
-    /// Where he sits, as what he says next is judged.
-    seat: Option<Seat>,
     /// Where he listens.
     hears: Option<Seat>,
+    /// He is about to.
+    moves: Option<Move>,
+    /// What he has said since then.
+    said: VecDeque<Box<str>>,
     /// Since when he has been in no room.
     waits_since: Mono,
+}
+
+/// What somebody waits for.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    /// To take this seat. He listens nowhere.
+    In(Seat),
+    /// To leave the room in which he listens.
+    Out,
 }
 
 impl Guests {
     /// Somebody has come. Returns what his socket listens to.
     pub(super) fn open(&mut self, now: Now, address: IpAddr) -> Listens {
-        let key = self.guests.insert(Guest { address, seat: None, hears: None, waits_since: now.mono });
+        let guest = Guest { address, hears: None, moves: None, said: VecDeque::new(), waits_since: now.mono };
+        let key = self.guests.insert(guest);
         Listens::Guest(u32::try_from(key).unwrap_or(u32::MAX))
     }
 
     /// Somebody's line is lost. Returns the room that he has listened to.
     pub(super) fn close(&mut self, key: u32) -> Option<Topic> {
         let guest = self.guests.try_remove(key as usize)?;
-        self.departed.extend(guest.hears);
-        self.departed.extend(guest.seat.filter(|_| guest.seat != guest.hears));
+        match guest.moves {
+            Some(Move::In(seat)) => self.departed.push(seat),
+            Some(Move::Out) | None => self.departed.extend(guest.hears),
+        }
         guest.hears.map(|seat| Topic::Room(seat.room))
     }
 
@@ -65,14 +81,16 @@ impl Guests {
     pub(super) fn patience(&self, listens: Listens) -> Mono {
         let Listens::Guest(key) = listens else { return Mono::MAX };
         match self.guests.get(key as usize) {
-            Some(Guest { seat: None, hears: None, waits_since, .. }) => *waits_since + LOBBY_AGE_MAX,
+            Some(Guest { hears: None, moves: None, waits_since, .. }) => *waits_since + LOBBY_AGE_MAX,
             _ => Mono::MAX,
         }
     }
 
-    /// Whether a connection has as many unanswered messages as it may.
-    pub(super) fn is_full(&self, index: u32) -> bool {
-        self.desks.waits_for(index) >= MEMBER_UNANSWERED_MAX
+    /// Whether what somebody says cannot be looked at now: he moves, or has too many unanswered messages.
+    pub(super) fn is_busy(&self, index: u32, listens: Listens) -> bool {
+        let Listens::Guest(key) = listens else { return false };
+        let moves = self.guests.get(key as usize).is_some_and(|guest| guest.moves.is_some());
+        moves || self.desks.waits_for(index) >= MEMBER_UNANSWERED_MAX
     }
 
     /// Whether a connection waits for answers.
@@ -95,23 +113,6 @@ impl Guests {
         !self.departed.is_empty()
     }
 
-    /// The seat that somebody was to take is gone.
-    fn unseat(&mut self, now: Now, listens: Listens, gone: Seat) {
-        if let Some(guest) = self.at(listens).filter(|guest| guest.seat == Some(gone)) {
-            guest.seat = None;
-            guest.waits_since = now.mono;
-        }
-    }
-
-    /// What somebody has asked for does not come about: he sits where he listens.
-    fn take_back(&mut self, now: Now, listens: Listens) {
-        let Some(guest) = self.at(listens) else { return };
-        let undone = guest.seat.filter(|_| guest.seat != guest.hears);
-        guest.seat = guest.hears;
-        guest.waits_since = now.mono;
-        self.departed.extend(undone);
-    }
-
     fn at(&mut self, listens: Listens) -> Option<&mut Guest> {
         match listens {
             Listens::Guest(key) => self.guests.get_mut(key as usize),
@@ -123,30 +124,44 @@ impl Guests {
 impl Hub {
     /// Somebody at a socket of rooms has said something.
     pub(super) fn hear_guest(&mut self, now: Now, index: u32, listens: Listens, text: &str) {
-        let Some(&mut Guest { address, seat, .. }) = self.guests.at(listens) else { return };
-        let refusal = match self.custody.degraded() {
-            _ if self.stopping => Some("The server is restarting"),
-            None if self.engine.fx.is_full() => Some("Too many changes at once"),
-            degraded => degraded,
-        };
-        let (engine, chance, limiter) = (&mut self.engine, &mut self.chance, &mut self.limiter);
-        let said = rooms::hear(text, seat, address, &mut House { now, engine, chance, limiter, refusal });
-        // What time has brought about while it was judged.
-        self.publish(now);
-        let Some(guest) = self.guests.at(listens) else { return };
-        guest.seat = said.seat;
-        let Some(conn) = self.conns.get(index as usize) else { return };
-        let id = ConnId { index, generation: conn.generation };
-        let (words, hold) = match said.hold {
-            hold if hold == Hold::Nothing || !self.custody.is_hung() => (said.words, hold),
+        if let Some(guest) = self.guests.at(listens) {
+            guest.said.push_back(text.into());
+            self.converse(now, index, listens);
+        }
+    }
+
+    /// Looks at what somebody has said, until he waits for a move.
+    fn converse(&mut self, now: Now, index: u32, listens: Listens) {
+        while let Some(guest) = self.guests.at(listens).filter(|guest| guest.moves.is_none())
+            && let Some(text) = guest.said.pop_front()
+        {
+            let (address, hears) = (guest.address, guest.hears);
+            let refusal = match self.custody.degraded() {
+                _ if self.stopping => Some("The server is restarting"),
+                None if self.engine.fx.is_full() => Some("Too many changes at once"),
+                degraded => degraded,
+            };
+            let (engine, chance, limiter) = (&mut self.engine, &mut self.chance, &mut self.limiter);
+            let Said { words, hold } =
+                rooms::hear(&text, hears, address, &mut House { now, engine, chance, limiter, refusal });
+            // What time has brought about while it was judged.
+            self.publish(now);
+            let Some(guest) = self.guests.at(listens) else { return };
+            guest.moves = match words {
+                Words::Welcome(seat) => Some(Move::In(seat)),
+                Words::Farewell => Some(Move::Out),
+                _ => None,
+            };
             // Nobody would be told any more what has become of it.
-            _ => {
-                self.guests.take_back(now, listens);
-                (Words::Text(rooms::failed("The disk does not answer: ask again later")), Hold::Nothing)
-            }
-        };
-        self.guests.desks.owe(id, hold, self.engine.gathering(), [words]);
-        self.answer_guest(now, id);
+            let (words, hold) = match hold != Hold::Nothing && self.custody.is_hung() {
+                true => (words.in_vain("The disk does not answer: ask again later"), Hold::Nothing),
+                false => (words, hold),
+            };
+            let Some(conn) = self.conns.get(index as usize) else { return };
+            let id = ConnId { index, generation: conn.generation };
+            self.guests.desks.owe(id, hold, self.engine.gathering(), [words]);
+            self.give_answers(now, id);
+        }
         self.see_off(now);
         self.watch(index);
     }
@@ -158,58 +173,78 @@ impl Hub {
         }
     }
 
-    /// What was asked and is not durable never will be, or nobody knows: those who wait hear why, and sit where they
-    /// sat before.
+    /// What was asked and is not durable never will be, or nobody knows: those who wait hear why.
     pub(super) fn disappoint_guests(&mut self, now: Now, why: &str) {
-        for id in self.guests.desks.disappoint(|_| Some(Words::Text(rooms::failed(why)))) {
-            let Some(listens) = self.live(id).and_then(|conn| conn.socket()).map(|socket| socket.listens) else {
-                continue;
-            };
-            self.guests.take_back(now, listens);
+        for id in self.guests.desks.disappoint(|words| Some(words.in_vain(why))) {
             self.answer_guest(now, id);
-            self.watch(id.index);
         }
-        self.see_off(now);
+    }
+
+    /// Sends the answers that may leave, and looks at what has waited for them.
+    pub(super) fn answer_guest(&mut self, now: Now, id: ConnId) {
+        self.give_answers(now, id);
+        if let Some(listens) = self.live(id).and_then(|conn| conn.socket()).map(|socket| socket.listens) {
+            self.converse(now, id.index, listens);
+        }
     }
 
     /// Sends the answers that may leave and for which there is room; the others when what was sent has been taken.
-    pub(super) fn answer_guest(&mut self, now: Now, id: ConnId) {
+    fn give_answers(&mut self, now: Now, id: ConnId) {
         while let Some(conn) = self.live(id)
             && conn.outbox.bytes() < OUTBOX_BYTES_MAX
             && let Some(words) = self.guests.desks.next(id.index)
         {
-            match words {
-                Words::Text(text) => self.tell_text(now, id.index, &text),
-                Words::Welcome(seat) => self.welcome(now, id.index, seat),
+            let text = match words {
+                Words::Text(text) => Some(text),
+                Words::Welcome(seat) => Some(self.welcome(now, id.index, seat)),
                 Words::Stale(seat) => {
-                    let Engine { rooms: all, .. } = &self.engine;
+                    let all = &self.engine.rooms;
                     let room = all.peek(seat.room);
-                    let text = room.map_or_else(rooms::unseated, |room| rooms::stale(room, now, all.second()));
-                    self.tell_text(now, id.index, &text);
+                    Some(room.map_or_else(rooms::unseated, |room| rooms::stale(room, now, all.second())))
                 }
-                Words::Nothing => {}
-            }
+                Words::Farewell => {
+                    self.end_move(now, id.index);
+                    None
+                }
+                Words::InVain(text) => {
+                    self.end_move(now, id.index);
+                    Some(text)
+                }
+                Words::Nothing => None,
+            };
+            text.iter().for_each(|text| self.tell_text(now, id.index, text));
         }
     }
 
-    /// Somebody begins to hear his room.
-    fn welcome(&mut self, now: Now, index: u32, seat: Seat) {
-        let Engine { rooms: all, .. } = &self.engine;
+    /// Somebody begins to hear his room. Returns what he is told.
+    fn welcome(&mut self, now: Now, index: u32, seat: Seat) -> String {
+        let all = &self.engine.rooms;
         let Some(text) = all.peek(seat.room).and_then(|room| rooms::joined(room, seat, all, now)) else {
             // Another of his sockets has left for him meanwhile.
-            if let Some(listens) =
-                self.conns.get_mut(index as usize).and_then(|conn| conn.socket()).map(|it| it.listens)
-            {
-                self.guests.unseat(now, listens, seat);
-            }
-            return self.tell_text(now, index, &rooms::unseated());
+            self.end_move(now, index);
+            return rooms::unseated();
         };
-        let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) else { return };
-        let Some(guest) = self.guests.at(socket.listens) else { return };
-        guest.hears = Some(seat);
-        let key = (Topic::Room(seat.room), Encoding::WebSocket);
-        socket.place = self.audiences.entry(key).or_default().join(index, true);
-        self.tell_text(now, index, &text);
+        if let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket())
+            && let Some(guest) = self.guests.at(socket.listens)
+        {
+            (guest.hears, guest.moves) = (Some(seat), None);
+            let key = (Topic::Room(seat.room), Encoding::WebSocket);
+            socket.place = self.audiences.entry(key).or_default().join(index, true);
+        }
+        text
+    }
+
+    /// A move that was not one into a room is over; a line that was taken for it is given back.
+    fn end_move(&mut self, now: Now, index: u32) {
+        let Some(listens) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()).map(|it| it.listens)
+        else {
+            return;
+        };
+        let Some(guest) = self.guests.at(listens) else { return };
+        guest.waits_since = now.mono;
+        if let Some(Move::In(seat)) = guest.moves.take() {
+            self.guests.departed.push(seat);
+        }
     }
 
     /// Says `message` to everybody in the room.
@@ -241,23 +276,24 @@ impl Hub {
             let Some(socket) = self.conns.get_mut(index as usize).and_then(|conn| conn.socket()) else { continue };
             let (listens, place) = (socket.listens, socket.place);
             let Some(guest) = self.guests.at(listens).filter(|guest| guest.hears == Some(seat)) else { continue };
-            if guest.seat == Some(seat) && !all {
+            if guest.moves.is_none() && !all {
                 continue;
             }
             guest.hears = None;
-            guest.seat = guest.seat.filter(|its| *its != seat);
             guest.waits_since = now.mono;
             self.leave_audience(key, place, true);
             self.guests.departed.push(seat);
             self.watch(index);
         }
-        self.see_off(now);
     }
 
     /// The rooms of those who have lost their lines hear so.
     pub(super) fn see_off(&mut self, now: Now) {
-        for seat in std::mem::take(&mut self.guests.departed) {
-            self.engine.rooms.disconnect(now, seat, &mut self.engine.fx);
+        if self.guests.have_departed() {
+            for seat in std::mem::take(&mut self.guests.departed) {
+                self.engine.rooms.disconnect(now, seat, &mut self.engine.fx);
+            }
+            self.publish(now);
         }
     }
 
