@@ -79,6 +79,9 @@ export class Line {
   constructor(options) {
     this.#options = { question: (now) => ({ type: 'sync', client_time: now }), ...options };
     setInterval(() => this.#watch(), 1000);
+    // A page that the browser keeps for the way back would hold its place at the server, and nobody is there.
+    addEventListener('pagehide', (event) => event.persisted && !this.status.final && this.#offline(0));
+    addEventListener('pageshow', (event) => event.persisted && !this.status.final && this.#connect());
     this.#connect();
   }
 
