@@ -735,11 +735,7 @@ async function showEnd() {
 
 // ---------------------------------------------------------------------------------------------------------------
 
-// The fragment is the session's: a skip link must not take its place, and another session is another page.
-document.querySelector('.skip').addEventListener('click', (event) => {
-  event.preventDefault();
-  at('main').focus();
-});
+// The fragment is the session's: another session is another page.
 addEventListener('hashchange', () => location.reload());
 
 if (id) {

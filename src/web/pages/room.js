@@ -13,6 +13,8 @@ import { Speaker } from './speak.js';
 
 /** A press without an answer for so long is taken back. */
 const ANSWER_MS = 5000;
+/** An entry that had to be refused for now is asked for again after so long. */
+const RETRY_MS = 2000;
 /** Of the last change: whoever presses sooner after it has probably not seen it. */
 const RECENT_MS = 3000;
 const NAME = 'timerd.name';
@@ -28,6 +30,9 @@ let changedAt = -Infinity;
 /** Presses that have no answer, and the state they should come to. */
 let pending = [];
 let guess = null;
+/** Who we are, as far as that is known; and whether the server has let us in on this line. */
+let me = {};
+let isIn = false;
 /** The duration of the last start: what a reset goes back to. */
 let full = 0;
 
@@ -124,7 +129,7 @@ function remember({ userId, name }) {
 
 function enter({ name, userId }) {
   history.replaceState(null, '', `/room/${id}`);
-  let me = { name, userId };
+  me = { name, userId };
   line?.close('');
   line = new Line({
     socket: '/ws/rooms',
@@ -132,7 +137,8 @@ function enter({ name, userId }) {
     hello: () => {
       // Whoever could only watch comes back as who he was.
       me = remembered() ?? me;
-      return [{ type: 'session:join', sessionId: id, name: me.name, userId: me.userId }];
+      isIn = false;
+      return [join(me)];
     },
     question: () => ({ type: 'ping' }),
     closes: { 4004: gone() },
@@ -148,11 +154,14 @@ function enter({ name, userId }) {
   });
 }
 
+const join = ({ name, userId }) => ({ type: 'session:join', sessionId: id, name, userId });
+
 function hear(message, { sent, received }) {
   const { type } = message;
   if (type === 'session:joined') {
     id = plain(message.sessionId);
     remember(message);
+    isIn = true;
     by = null;
     take(message.state, received, true);
     showPeople(message.users, message.name);
@@ -212,8 +221,10 @@ function run({ isRunning, remainingMs }, at) {
 function refused({ code, message, state: told }, received) {
   forgetPresses();
   if (told) take(told, received, true);
-  if (code === 'not_found') return leave(gone());
-  if (!state || code === 'full' || code === 'limited') return leave(message);
+  // A store that cannot be written for now is no reason to forget who we are.
+  if (code === 'unavailable' && !isIn) setTimeout(() => line?.send(join(me)), RETRY_MS);
+  else if (code === 'not_found') return leave(gone());
+  else if (!isIn || code === 'full' || code === 'limited') return leave(message);
   const isRace = code === 'stale' || (code === 'wrong_state' && received - changedAt < RECENT_MS);
   tell(isRace ? `${by ?? 'Somebody'} was faster: the timer is ${wordOf(state).toLowerCase()}` : message);
 }

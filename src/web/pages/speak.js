@@ -9,6 +9,12 @@
 
 import { inWords } from './clock.js';
 
+// A skip link moves the focus alone: the address keeps its fragment, which may be the key or the session.
+document.querySelector('.skip')?.addEventListener('click', (event) => {
+  event.preventDefault();
+  document.getElementById('main').focus();
+});
+
 const SPOKEN_AT = [1800, 900, 600, 300, 60, 30];
 
 export class Speaker {
