@@ -507,10 +507,14 @@ mod tests {
             upgrade(&connection, file(), &MIGRATIONS[..released]).unwrap();
             connection.execute("UPDATE meta SET batch = 5, serial = 3", []).unwrap();
             migrate(&connection, file()).unwrap();
-            assert_eq!(written(&connection), written(&new), "from schema {released}");
-            let version: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+            assert!(written(&connection) == written(&new), "from schema {released}");
+            let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
             let meta = meta(&connection).unwrap();
-            assert_eq!((version, meta.batch, meta.serial), (MIGRATIONS.len(), 5, 3), "from schema {released}");
+            assert_eq!(
+                (version as usize, meta.batch, meta.serial),
+                (MIGRATIONS.len(), 5, 3),
+                "from schema {released}"
+            );
         }
     }
 
