@@ -556,6 +556,8 @@ function listen() {
 // Clients come and go without an event.
 setInterval(() => line && !document.hidden && performance.now() - refreshed > REFRESH_MS && refresh(), 1000);
 onWake(() => {
+  // A stopwatch may stand still while a device sleeps, so that nothing that was measured before holds.
+  for (const row of rows.values()) row.countdown.distrust();
   line?.wake();
   if (line) refresh();
 });

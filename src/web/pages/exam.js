@@ -194,6 +194,7 @@ async function become(state) {
 }
 
 function listen() {
+  let wasLive = false;
   line = new Line({
     socket: `/delivery/ws/${encodeURIComponent(id)}`,
     poll: path('/current'),
@@ -203,8 +204,10 @@ function listen() {
     hear,
     show: (status) => {
       showLine(status);
-      if (status.live && inDoubt) lookQuietly();
+      // Before there was a line, and while it was lost, nobody told what happened.
+      if (status.live && (inDoubt || !wasLive)) lookQuietly();
       if (status.live) flush();
+      wasLive = status.live;
       if (status.code === 4003) lookQuietly();
     },
   });

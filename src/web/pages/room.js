@@ -304,7 +304,8 @@ at('leave').addEventListener('click', () => {
 function leave(why) {
   sessionStorage.removeItem(who());
   id = '';
-  state = null;
+  state = guess = null;
+  pending = [];
   history.replaceState(null, '', '/room');
   showDoor(why);
 }
@@ -383,7 +384,13 @@ function changeOf(before, now) {
 
 // ---------------------------------------------------------------------------------------------------------------
 
-onWake(() => line?.wake());
+onWake(() => {
+  // A stopwatch may stand still while a device sleeps, so that nothing that was measured before holds.
+  countdown.distrust();
+  countdown.refresh();
+  line?.wake();
+  if (state && line) measure();
+});
 const known = id && remembered();
 if (known) enter(known);
 else showDoor();
