@@ -1057,7 +1057,10 @@ fn paths(id: &str) -> Vec<(String, Vec<&'static str>)> {
     }
     paths.push((format!("/ws/{id}"), read.clone()));
     paths.push(("/rooms/0123456789".to_owned(), read.clone()));
-    paths.push(("/ws/rooms".to_owned(), read));
+    paths.push(("/ws/rooms".to_owned(), read.clone()));
+    for page in ["/timer/x", "/wall/x", "/console", "/room", "/room/x", "/exam/x", "/pages/style.css"] {
+        paths.push((page.to_owned(), read.clone()));
+    }
     paths
 }
 
@@ -1191,7 +1194,8 @@ fn every_answer_carries_the_security_headers_and_api_answers_are_not_stored() {
     let mut http = daemon.connect();
     http.send("GARBAGE\r\n\r\n");
     assert_safe(&http.response());
-    for path in ["/docs", "/docs/docs.js", "/docs/docs.css", "/openapi.json"] {
+    let pages = ["/", "/timer/x", "/wall/x", "/console", "/room", "/room/x", "/exam/x", "/pages/style.css"];
+    for path in ["/docs", "/docs/docs.js", "/docs/docs.css", "/openapi.json"].into_iter().chain(pages) {
         assert_safe(&daemon.get(path));
     }
     let id = daemon.create(json!({ "duration_seconds": 60 }));
