@@ -143,7 +143,8 @@ fn enter(body: &Value, address: IpAddr, house: &mut House<'_>) -> Result<Said, (
     let mut form = Form::body(body).map_err(faulty)?;
     let is_join = form.raw("type").and_then(Value::as_str) == Some("session:join");
     let name = person_name(&mut form);
-    let duration_s = form.int_or_null("duration", 1..=DURATION_S_MAX).unwrap_or(ROOM_DURATION_S_DEFAULT);
+    let duration_s = if is_join { None } else { form.int_or_null("duration", 1..=DURATION_S_MAX) };
+    let duration_s = duration_s.unwrap_or(ROOM_DURATION_S_DEFAULT);
     let text = |form: &mut Form<'_>, field: &str| match form.raw(field) {
         Some(Value::String(text)) => Some(read_id(text)),
         None | Some(Value::Null) => None,

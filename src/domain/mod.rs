@@ -177,7 +177,7 @@ impl Engine {
     /// The batch in hand will never be durable, nor will what was judged on top of it.
     pub fn undo(&mut self, now: Now, failed: Batch) {
         self.in_hand = false;
-        let (timers, sessions, rooms) = (self.timers.undo(), self.delivery.undo(now), self.rooms.undo());
+        let (timers, sessions, rooms) = (self.timers.undo(), self.delivery.undo(now), self.rooms.undo(now));
         self.events.undo();
         self.replays.undo();
         self.fx.undo(failed);

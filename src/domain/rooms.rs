@@ -346,6 +346,18 @@ struct Latest {
     came_due: bool,
 }
 
+impl Latest {
+    /// Its end waits for a change that is on its way, but whoever comes after the end meets a room that has ended.
+    fn of(room: Arc<Room>, now: Now) -> Self {
+        if !room.countdown.is_over(now) {
+            return Latest { room, came_due: false };
+        }
+        let mut done = (*room).clone();
+        done.complete();
+        Latest { room: Arc::new(done), came_due: true }
+    }
+}
+
 /// Somebody's lines.
 #[derive(Clone, Copy, Debug)]
 struct Lines {
@@ -506,6 +518,9 @@ impl Rooms {
         if room.people.len() >= ROOM_PEOPLE_MAX {
             return Verdict::refused(Refusal::RoomFull, hold);
         }
+        // Its end does not wait for as long as people come.
+        let Latest { room, came_due } = Latest::of(room, now);
+        announce_end(came_due, &room, fx);
         let (seat, name, room) = self.admit(now, (*room).clone(), newcomer, fx);
         let topic = room.topic();
         fx.announce_when_durable(topic, effects::Message::Room(Message::Came { name, room }));
@@ -734,14 +749,14 @@ impl Rooms {
                 // The change is told with what is left now: ticks are for what lies below that.
                 slot.told_s = second.ceil(room.left(now));
             }
-            slot.forget_lines();
+            slot.forget_lines(now);
         }
         touched
     }
 
     /// Neither batch will ever be durable. Returns whom to bring to the present.
     #[must_use]
-    pub fn undo(&mut self) -> Vec<u32> {
+    pub fn undo(&mut self, now: Now) -> Vec<u32> {
         let Flight { mut gathering, writing } = std::mem::take(&mut self.touched);
         gathering.extend(writing);
         for serial in &gathering {
@@ -752,7 +767,7 @@ impl Rooms {
                 self.serials.remove(&id);
                 self.slots.remove(serial);
             } else {
-                slot.forget_lines();
+                slot.forget_lines(now);
             }
         }
         gathering
@@ -805,14 +820,7 @@ impl Rooms {
         let Some(room) = slot.staged.latest().filter(|room| room.person(seat.person).is_some()).cloned() else {
             return (Err(Refusal::NotIn), hold);
         };
-        let came_due = room.countdown.is_over(now);
-        if !came_due {
-            return (Ok(Latest { room, came_due }), hold);
-        }
-        // Its end waits for a change that is on its way, but whoever comes after the end meets a room that has ended.
-        let mut done = (*room).clone();
-        done.complete();
-        (Ok(Latest { room: Arc::new(done), came_due }), hold)
+        (Ok(Latest::of(room, now)), hold)
     }
 
     /// Puts the room's next state into the gathering batch.
@@ -867,10 +875,13 @@ impl Slot {
     }
 
     /// Lines of people who do not belong to the room, and are not about to, are none of its business.
-    fn forget_lines(&mut self) {
+    fn forget_lines(&mut self, now: Now) {
         let (shown, latest) = (self.staged.shown(), self.staged.latest());
         let belongs = |number: u32| [shown, latest].into_iter().flatten().any(|room| room.person(number).is_some());
         self.lines.retain(|number, _| belongs(*number));
+        if self.open_lines() == 0 {
+            self.empty_since.get_or_insert(now.mono);
+        }
     }
 }
 

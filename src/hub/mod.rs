@@ -854,7 +854,7 @@ impl Date {
     }
 }
 
-/// One line for each change of a timer and each start of a session, when it is durable.
+/// One line for each change of a timer, each start of a session and each new room, when it is durable.
 fn log_changes(batch: &Batch) {
     for record in batch.follows.iter().chain(&batch.commands) {
         match record {
@@ -862,6 +862,9 @@ fn log_changes(batch: &Batch) {
                 let (timer, action, actor) = (&*entry.timer, entry.action.name(), &*entry.actor);
                 let left_s = entry.remaining_ms.div_ceil(1000);
                 log::info!(timer, actor, revision = entry.revision, left_s; "timer {action}");
+            }
+            Record::Room(room) if (room.revision, room.people_ever, room.people.len()) == (1, 1, 1) => {
+                log::info!(room = &*room.id; "room created");
             }
             Record::Event(Event {
                 kind: Kind::QuizStarted,

@@ -25,6 +25,12 @@ pub(super) fn push(
     bound: Bound,
     unsent_bytes: &mut usize,
 ) -> Result<bool, Overflow> {
+    if conn.outbox.is_empty()
+        && let Protocol::Stream(stream) = &mut conn.protocol
+    {
+        // Until now there was nothing that it could have taken.
+        stream.progress = conn.told;
+    }
     let before = conn.outbox.held_bytes();
     let pushed = conn.outbox.push(frame, bound);
     if conn.is_metered {

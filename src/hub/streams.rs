@@ -79,11 +79,7 @@ impl Hub {
     pub(super) fn nudge_stream(&mut self, now: Now, index: u32) {
         let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.phase == Phase::Open) else { return };
         let (told, is_sending) = (conn.told, !conn.outbox.is_empty());
-        let Protocol::Stream(stream) = &mut conn.protocol else { return };
-        if !is_sending {
-            // How long the kernel may take begins with what is sent next.
-            stream.progress = now.mono;
-        }
+        let Protocol::Stream(stream) = &conn.protocol else { return };
         if is_sending && stream.patience(told, true) <= now.mono {
             self.metrics.slow_clients.inc();
             return self.kill(index);

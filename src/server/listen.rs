@@ -89,11 +89,20 @@ fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         // Whoever wants both families says both: one meaning on every machine.
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
-    // Linux hands this on to accepted sockets, which saves a call for each.
-    sockopt::set_tcp_nodelay(&socket, true)?;
+    prepare(&socket)?;
     bind(&socket, &address)?;
     listen(&socket, LISTEN_BACKLOG)?;
     Ok(socket.into())
+}
+
+/// What Linux hands on to the sockets that a listener accepts, which saves calls for each.
+fn prepare(listener: &impl std::os::fd::AsFd) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(listener, true)?;
+    // An event stream is not pinged: whoever has vanished without a word would keep his place for a quarter of an hour,
+    // for as long as the kernel sends again what is not acknowledged.
+    let silence_ms = u32::try_from(PEER_SILENCE_MAX.as_millis()).unwrap_or(u32::MAX);
+    sockopt::set_tcp_user_timeout(listener, silence_ms)?;
+    Ok(())
 }
 
 fn adopt(fd: RawFd) -> io::Result<(std::net::TcpListener, SocketAddr)> {
@@ -105,7 +114,7 @@ fn adopt(fd: RawFd) -> io::Result<(std::net::TcpListener, SocketAddr)> {
     }
     let listener = std::net::TcpListener::from(socket);
     listener.set_nonblocking(true)?;
-    sockopt::set_tcp_nodelay(&listener, true)?;
+    prepare(&listener)?;
     let bound = listener.local_addr()?;
     Ok((listener, bound))
 }
