@@ -8,7 +8,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt};
 
-use crate::limits::{LISTEN_BACKLOG, LISTENERS_MAX};
+use crate::limits::{LISTEN_BACKLOG, LISTENERS_MAX, PEER_SILENCE_MAX};
 
 /// Every socket to listen on, with the address it is bound to.
 #[derive(Debug)]
