@@ -102,12 +102,12 @@ function table(head, rows, label) {
 // ---------------------------------------------------------------------------------------------------------------
 // Schemas.
 
-/** The type in words, named objects as links. */
-function typeOf(schema) {
+/** The type in words, named objects as links (with another text, if there is one). */
+function typeOf(schema, text) {
   if (schema.$ref) {
     const name = last(schema.$ref);
     linked.add(name);
-    return [el("a", { href: `#object-${name}` }, spaced(name))];
+    return [el("a", { href: `#object-${name}` }, text ?? spaced(name))];
   }
   if (schema.oneOf) return schema.oneOf.flatMap((one, i) => [i ? " or " : "", ...typeOf(one)]);
   if (schema.enum) return schema.enum.flatMap((word, i) => [i ? ", " : "", el("code", null, word)]);
@@ -305,7 +305,9 @@ function messagesOf({ server, client }) {
       const { title: name, ...schema } = follow(one);
       // Fields that need words have them among the objects.
       const explained = Object.values(schema.properties).some((field) => field.description);
-      return [explained ? typeOf(one) : el("code", null, name), named(schema), anyOf ? inline(schema.description) : ""];
+      // The word that stands in the message, where there is one.
+      const word = Object.values(schema.properties).some((field) => "const" in field) ? el("code", null, name) : null;
+      return [explained ? typeOf(one, word) : word, named(schema), anyOf ? inline(schema.description) : ""];
     });
     return [el("h4", null, title), el("p", null, inline(description)),
       table(["message", "fields", "when"], rows, title), el("p", { class: "title" }, "An example of each"),
