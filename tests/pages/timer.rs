@@ -146,35 +146,31 @@ fn screen_readers_hear_thresholds_pause_extension_and_end() {
     ]
     .map(|(words, seconds)| (words, daemon.create(json!({ "duration_seconds": seconds }))))
     .into();
-    let pages: Vec<(Visitor, Page)> = ids
-        .iter()
-        .map(|(_, id)| {
-            let visitor = browser::visitor().unwrap();
-            let page = visitor.open(&url(&daemon, &format!("/timer/{id}")));
-            page.wait_for(&shows_time("#clock"));
-            (visitor, page)
-        })
-        .collect();
+    let open = |id: &String| {
+        let page = visitor.open(&url(&daemon, &format!("/timer/{id}")));
+        page.wait_for(&shows_time("#clock"));
+        page
+    };
+    let pages: Vec<Page> = ids.iter().map(|(_, id)| open(id)).collect();
     let silent = "!document.querySelector('#clock').closest('[aria-live]:not([aria-live=off]), [role=status], [role=alert], [role=log]')";
     let polite = "document.querySelector('#speech').matches('[role=status], [aria-live=polite]')";
-    for (_, page) in &pages {
+    for page in &pages {
         assert!(page.is(silent), "the clock would be read aloud each second");
         assert!(page.is(polite));
     }
     let all: Vec<&String> = ids.iter().map(|(_, id)| id).collect();
     assert_eq!(daemon.post("/timers/bulk/start", json!({ "timer_ids": all })).status, 200);
-    for ((words, _), (_, page)) in ids.iter().zip(&pages) {
+    for ((words, _), page) in ids.iter().zip(&pages) {
         page.wait_for_text("#speech", words);
     }
 
-    let (page, id) = (&pages[5].1, &ids[5].1);
+    let (page, id) = (&pages[5], &ids[5].1);
     assert_eq!(daemon.control(id, "pause").status, 200);
     page.wait_for_text("#speech", "pause");
     assert_eq!(daemon.extend(id, 300).status, 200);
     page.wait_for_text("#speech", "5 minutes");
     let short = daemon.create(json!({ "duration_seconds": 2 }));
-    let page = visitor.open(&url(&daemon, &format!("/timer/{short}")));
-    page.wait_for(&shows_time("#clock"));
+    let page = open(&short);
     assert_eq!(daemon.control(&short, "start").status, 200);
     page.wait_for_text("#speech", "time is up");
 }
