@@ -302,7 +302,8 @@ impl Hub {
         match message {
             Message::Changed { room, by } => {
                 let (id, by, state) = (&*room.id, by.as_deref().unwrap_or_default(), room.state.name());
-                log::info!(room = id, by, revision = room.revision; "room {state}");
+                // Anybody may press, as often as he likes: that is no news to the operator.
+                log::debug!(room = id, by, revision = room.revision; "room {state}");
             }
             Message::Gone(id) => log::info!(room = &**id; "room removed"),
             Message::Came { .. } | Message::Left { .. } | Message::Presence => {

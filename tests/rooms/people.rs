@@ -496,7 +496,7 @@ fn vec_of(names: &[&str]) -> Vec<String> {
 
 #[test]
 fn rooms_and_people_are_counted_and_told_in_the_log() {
-    let daemon = ephemeral(&["--room-empty", "1s"]);
+    let daemon = ephemeral(&["--room-empty", "1s", "--log-level", "debug"]);
     let gauge = |name: &str| {
         let text = daemon.get("/metrics").text().to_owned();
         let line = text.lines().find(|line| line.split(' ').next() == Some(name));

@@ -11,7 +11,7 @@
 
 import { Refusal, ask, chance, keepKey, key, pause } from './api.js';
 import { Countdown, ServerTime, formatClock, onWake } from './clock.js';
-import { Line, showLine } from './line.js';
+import { Line, pathId, showLine } from './line.js';
 import { at, button, count, el, sure, timeOfDay, write } from './parts.js';
 import { Speaker } from './speak.js';
 
@@ -23,7 +23,7 @@ const SHORT_MAX = 1000;
 const LONG_MAX = 20_000;
 const TITLES = { completed: 'Handed in', expired: 'Time is up', terminated: 'The supervisor has ended this exam' };
 
-const assessment = decodeURIComponent(location.pathname.split('/')[2] ?? '');
+const assessment = pathId();
 let id = new URLSearchParams(location.hash.slice(1)).get('session');
 
 /** The session as the server has it (`GET /delivery/session/{id}`), kept up to date. */

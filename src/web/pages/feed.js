@@ -11,22 +11,12 @@
 //     .finishMs  when it ends, or ended, by the server's clock; null while nobody can know
 //     .startMs   when it started, or will
 //     .warning   the seconds of the latest warning that has been reached; null before the first
-//   pathId()     the id in this page's address
 
 import { Countdown, ServerTime, onWake } from './clock.js';
 import { Line, showLine } from './line.js';
 
 const ms = (time) => (time ? Date.parse(time) : null);
 const iso = (time) => new Date(time).toISOString();
-
-export function pathId() {
-  const part = location.pathname.split('/')[2] ?? '';
-  try {
-    return decodeURIComponent(part);
-  } catch {
-    return part;
-  }
-}
 
 export class TimerFeed {
   timer = null;

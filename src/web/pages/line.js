@@ -30,6 +30,7 @@
 //                        4004 and 4001 also where HTTP said 404, 401 or 403; heardAt: of the last message, or null
 //
 //   showLine(status)     writes status.text into #line, and the level into <html data-line="...">
+//   pathId()             the id in the page's address
 //   pageKey()            the key in the page's address, #key=K or ?api_key=K; null without one
 //   keyed(path, key)     the path with ?api_key=K, for a WebSocket
 //   call(path, {key, method, body, headers, patienceMs})  fetches JSON: resolves to {status, body, headers, sent,
@@ -334,6 +335,16 @@ export function showLine(status) {
   document.documentElement.dataset.line = status.level;
   const element = document.getElementById('line');
   if (element && element.textContent !== status.text) element.textContent = status.text;
+}
+
+/** The id in the page's path, as it was before it went into an address. */
+export function pathId() {
+  const part = location.pathname.split('/')[2] ?? '';
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 export function pageKey() {

@@ -7,7 +7,7 @@
 // Who this is (`userId`) is kept in sessionStorage, so that a refresh is the same person and a new tab is another.
 
 import { Countdown, formatClock, inWords, onWake } from './clock.js';
-import { Line, call, showLine } from './line.js';
+import { Line, call, pathId, showLine } from './line.js';
 import { at, copyable, el, write } from './parts.js';
 import { Speaker } from './speak.js';
 
@@ -21,7 +21,7 @@ const NAME = 'timerd.name';
 const READ_ONLY = 'This network lets no WebSocket through: you can watch, and control the timer from elsewhere.';
 
 /** The room's id, in the form the server gives it. */
-let id = plain(decodeURIComponent(location.pathname.split('/')[2] ?? ''));
+let id = plain(pathId());
 let line = null;
 /** What the server said last, and who changed it when. */
 let state = null;

@@ -1,8 +1,8 @@
 // The student's page: one timer, which a student can look at, hide, and do nothing else with.
 
 import { formatClock, formatSeconds, formatTime, inWords } from './clock.js';
-import { TimerFeed, pathId } from './feed.js';
-import { pageKey } from './line.js';
+import { TimerFeed } from './feed.js';
+import { pageKey, pathId } from './line.js';
 import { Speaker } from './speak.js';
 
 const at = (id) => document.getElementById(id);

@@ -1,8 +1,8 @@
 // The projector's page: digits as large as the screen allows, the time of day, and when each may have to stop.
 
 import { formatClock, formatSeconds, formatTime } from './clock.js';
-import { TimerFeed, pathId } from './feed.js';
-import { pageKey } from './line.js';
+import { TimerFeed } from './feed.js';
+import { pageKey, pathId } from './line.js';
 import { Speaker } from './speak.js';
 
 const at = (id) => document.getElementById(id);
