@@ -132,7 +132,7 @@ fn time_is_up_only_when_the_server_has_said_so() {
     let Some(visitor) = visitor() else { return };
     let daemon = ephemeral(&[]);
     let proxy = Proxy::before(daemon.address, Refuses::Nothing);
-    let id = daemon.create(json!({ "duration_seconds": 4 }));
+    let id = daemon.create(json!({ "duration_seconds": 5 }));
     let subject = Subject { kind: Kind::Student, address: daemon.address, id };
     let page = subject.open_at(proxy.address, &visitor, DESK);
     page.expect_errors(&LOST);
