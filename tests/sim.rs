@@ -3,9 +3,10 @@
 //!
 //! From one seed an exam is played: instructors do what the contract allows and what it does not, students listen,
 //! talk, dawdle and vanish, candidates start, answer, move about, come back elsewhere and hand in when their time is up,
-//! quiz engines publish, dashboards follow, fall behind and catch up, somebody reads and deletes; the disk is slow, fails, hangs, the machine crashes and comes back, somebody sets the wall clock. After
-//! each turn everything that anybody was told is held against simple references, word for word, and against what the
-//! disk has. A failing seed prints itself, the step and the rule:
+//! quiz engines publish, dashboards follow, fall behind and catch up, somebody reads and deletes, teams share a
+//! countdown that all of them press; the disk is slow, fails, hangs, the machine crashes and comes back, somebody sets
+//! the wall clock. After each turn everything that anybody was told is held against simple references, word for word,
+//! and against what the disk has. A failing seed prints itself, the step and the rule:
 //!
 //! `TIMERD_SIM_SEED=n cargo test --test sim` plays it again; `TIMERD_SIM_SEEDS=n` plays so many (200 by default).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
@@ -24,6 +25,8 @@ mod net;
 mod peer;
 #[path = "sim/rng.rs"]
 mod rng;
+#[path = "sim/rooms/mod.rs"]
+mod rooms;
 #[path = "sim/timers/mod.rs"]
 mod timers;
 #[path = "sim/world.rs"]
@@ -38,13 +41,14 @@ use std::time::Duration;
 
 use timerd::api::Limits;
 use timerd::api::guard::Guard;
-use timerd::api::rates::Rates;
+use timerd::api::rates::{Rate, Rates};
 use timerd::clock::Now;
 use timerd::domain::absence::Outage;
 use timerd::domain::countdown::Second;
 use timerd::domain::delivery::Settings as DeliverySettings;
 use timerd::domain::disk::{Done, Image};
 use timerd::domain::effects::Batch;
+use timerd::domain::rooms::Settings as RoomSettings;
 use timerd::domain::timers::Settings as TimerSettings;
 use timerd::hub::{Hub, Settings};
 use timerd::keys::Keys;
@@ -54,6 +58,7 @@ use disk::Whims;
 use events::Fair;
 use net::Net;
 use rng::Rng;
+use rooms::Teams;
 use timers::{Exam, Plan};
 use world::{Witness, World, violated};
 
@@ -62,11 +67,13 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// Numbers of what happened.
 type Tally = BTreeMap<&'static str, u64>;
 
-/// Everybody in the world: the exam, the hall in which others are sat, and the pipeline that both feed.
+/// Everybody in the world: the exam, the hall in which others are sat, the pipeline that both feed, and teams who have
+/// nothing to do with any of them.
 struct Everybody {
     exam: Exam,
     hall: Hall,
     fair: Fair,
+    teams: Teams,
 }
 
 impl Witness for Everybody {
@@ -74,51 +81,62 @@ impl Witness for Everybody {
         self.exam.begin(now, stepped, hub);
         self.hall.begin(now, stepped, hub);
         self.fair.begin();
+        self.teams.begin(now, stepped, hub);
     }
 
     fn done(&mut self, now: Now, done: &Done) {
         self.exam.done(now, done);
         self.hall.done(now, done);
         self.fair.done(done);
+        self.teams.done(now, done);
     }
 
     fn due(&mut self, now: Now, hub: &Hub) {
         self.exam.due(now, hub);
         self.hall.due(now, hub);
+        self.teams.due(now, hub);
     }
 
     fn read(&mut self, net: &mut Net) {
         self.hall.read(net);
+        self.teams.read(net);
     }
 
     fn handed(&mut self, now: Now, batch: &Batch) {
         self.exam.handed(now, batch);
         self.hall.handed(now, batch);
         self.fair.handed(now, batch, &self.exam.model);
+        self.teams.handed(now, batch);
     }
 
     fn judge(&mut self, world: &mut World) {
         self.exam.judge(world);
         self.hall.judge(world);
         self.fair.judge(world, &self.exam.model);
+        self.teams.judge(world);
     }
 
     fn restarted(&mut self, world: &mut World, image: &Image) {
         self.exam.restarted(world, image);
         self.hall.restarted(world, image);
         self.fair.restarted(world, image);
+        self.teams.restarted(world, image);
     }
 }
 
 impl Everybody {
     /// Nobody waits for an answer any more.
     fn is_answered(&self) -> bool {
-        self.exam.is_answered() && self.hall.is_answered() && self.fair.is_answered()
+        self.exam.is_answered() && self.hall.is_answered() && self.fair.is_answered() && self.teams.is_answered()
     }
 
     /// What is owed, if anything.
     fn debts(&self) -> String {
-        self.fair.debts().or_else(|| self.hall.debts()).unwrap_or_else(|| self.exam.debts())
+        self.fair
+            .debts()
+            .or_else(|| self.hall.debts())
+            .or_else(|| self.teams.debts())
+            .unwrap_or_else(|| self.exam.debts())
     }
 }
 
@@ -166,6 +184,34 @@ fn hall_of(rng: &mut Rng, freeze: bool, keep_ms: Option<u64>) -> delivery::Plan 
     }
 }
 
+/// What goes on in rooms: in some seeds whole teams press at once, again and again.
+fn teams_of(rng: &mut Rng, freeze: bool) -> rooms::Plan {
+    rooms::Plan {
+        rooms: rng.pick(&[1, 3, 8]),
+        people: rng.pick(&[2, 5, 9]),
+        sockets: rng.pick(&[6, 14, 25]),
+        duration_s: rng.pick(&[3, 10, 40]),
+        deeds_per_s: rng.pick(&[3, 6, 12]),
+        rushes: rng.pick(&[5, 15, 50]),
+        nonsense: rng.pick(&[0, 5, 20]),
+        freeze,
+        leave_ms: rng.pick(&[400, 3_000, 9_000]),
+        empty_ms: rng.pick(&[1_000, 6_000, 20_000]),
+        rate: rng.percent(15).then_some(4),
+        calm: false,
+    }
+}
+
+/// The same, as the daemon's settings.
+fn settings_of(teams: &rooms::Plan) -> RoomSettings {
+    RoomSettings {
+        outage: if teams.freeze { Outage::Freeze } else { Outage::RunOn },
+        leave_after: Duration::from_millis(teams.leave_ms),
+        empty_for: Duration::from_millis(teams.empty_ms),
+        ..RoomSettings::default()
+    }
+}
+
 /// What ids are drawn from when the daemon starts for the `start`th time.
 fn secret(start: u64) -> [u8; 32] {
     let mut secret = [7; 32];
@@ -199,8 +245,9 @@ fn play(seed: u64) -> Tally {
     };
     let fair = fair_of(&mut Rng::new(seed ^ 0xfa12));
     let hall = hall_of(&mut Rng::new(seed ^ 0x4a11), plan.freeze, plan.keep_ms);
+    let teams = teams_of(&mut Rng::new(seed ^ 0x7ea3), plan.freeze);
     let settings = {
-        let (plan, fair, hall) = (plan.clone(), fair.clone(), hall.clone());
+        let (plan, fair, hall, teams) = (plan.clone(), fair.clone(), hall.clone(), teams.clone());
         let starts = Cell::new(0);
         move || Settings {
             timers: TimerSettings {
@@ -209,10 +256,7 @@ fn play(seed: u64) -> Tally {
                 outage: if plan.freeze { Outage::Freeze } else { Outage::RunOn },
                 keep_finished: plan.keep_ms.map(Duration::from_millis),
             },
-            rooms: timerd::domain::rooms::Settings {
-                outage: if plan.freeze { Outage::Freeze } else { Outage::RunOn },
-                ..Default::default()
-            },
+            rooms: settings_of(&teams),
             delivery: DeliverySettings {
                 sessions_max: hall.sessions_max,
                 known_only: hall.known_only,
@@ -222,7 +266,7 @@ fn play(seed: u64) -> Tally {
             },
             guard: Guard::new(Keys::default(), false, Vec::new(), Vec::new()),
             limits: Limits { clients_per_timer: plan.clients_per_timer, sockets_per_address: fair.sockets_max },
-            rates: Rates::OFF,
+            rates: Rates { rooms: teams.rate.map_or(Rate::OFF, Rate::a_minute), ..Rates::OFF },
             connections_max: 400,
             keep_history: None,
             keep_results: None,
@@ -241,10 +285,12 @@ fn play(seed: u64) -> Tally {
     let exam = Exam::new(plan.clone(), Rng::new(seed ^ 0x5eed));
     let (fair_per_s, hall_per_s) = (fair.deeds_per_s, hall.deeds_per_s);
     let hall = Hall::new(hall, Rng::new(seed ^ 0x5ea7));
-    let mut all = Everybody { exam, hall, fair: Fair::new(fair, Rng::new(seed ^ 0xfee1)) };
+    let teams_per_s = teams.deeds_per_s;
+    let teams = Teams::new(teams, Rng::new(seed ^ 0x7ea5));
+    let mut all = Everybody { exam, hall, fair: Fair::new(fair, Rng::new(seed ^ 0xfee1)), teams };
     let mut world = World::new(Rng::new(seed ^ 0xd15c), whims, Box::new(settings));
     let mut played_ns = 0;
-    let (mut deeds_ns, mut fair_ns, mut hall_ns) = (0, 0, 0);
+    let (mut deeds_ns, mut fair_ns, mut hall_ns, mut teams_ns) = (0, 0, 0, 0);
     let mut soon = None;
     while played_ns < length_s * SECOND_NS {
         let before = world.now.mono.ns();
@@ -270,6 +316,11 @@ fn play(seed: u64) -> Tally {
         while hall_ns >= SECOND_NS {
             hall_ns -= SECOND_NS;
             all.hall.act(&mut world);
+        }
+        teams_ns += passed * teams_per_s;
+        while teams_ns >= SECOND_NS {
+            teams_ns -= SECOND_NS;
+            all.teams.act(&mut world);
         }
         fair_ns += passed * fair_per_s;
         while fair_ns >= SECOND_NS {
@@ -301,6 +352,7 @@ fn play(seed: u64) -> Tally {
         all.exam.hush(&mut world);
         all.hall.hush(&mut world);
         all.fair.hush(&mut world);
+        all.teams.hush(&mut world);
         if rest_ns > 45 * SECOND_NS {
             all.fair.ask_all(&mut world);
         }
@@ -314,6 +366,7 @@ fn play(seed: u64) -> Tally {
         }
     }
     all.hall.ask_all(&mut world);
+    all.teams.look_at_all(&mut world);
     while !all.is_answered() {
         let next = world.next_event().ns().max(world.now.mono.ns() + turn_ns);
         world.pass(next);
@@ -327,9 +380,11 @@ fn play(seed: u64) -> Tally {
     all.exam.settle_account(&world);
     all.hall.settle_account();
     all.fair.settle_account(&world);
+    all.teams.settle_account();
     let mut tally = std::mem::take(&mut all.exam.tally);
     tally.append(&mut all.hall.tally);
     tally.append(&mut all.fair.tally);
+    tally.append(&mut all.teams.tally);
     tally.insert("turns", world.turns);
     tally.insert("batches", world.disk.written);
     tally.insert("bytes in", world.net.bytes_in);
@@ -337,8 +392,85 @@ fn play(seed: u64) -> Tally {
     tally
 }
 
+/// Plays a day of a hundred teams of ten, most of whom come at once, and of one room that is wanted by more than it takes.
+fn play_teams(seed: u64) -> Tally {
+    let mut rng = Rng::new(seed ^ 0x7ea7);
+    let plan = rooms::Plan {
+        rooms: 100,
+        people: 10,
+        sockets: 1_000,
+        duration_s: 30,
+        deeds_per_s: 400,
+        rushes: 10,
+        nonsense: 3,
+        freeze: rng.percent(50),
+        leave_ms: 2_000,
+        empty_ms: 4_000,
+        rate: None,
+        calm: false,
+    };
+    let settings = {
+        let plan = plan.clone();
+        let starts = Cell::new(0);
+        move || Settings {
+            timers: TimerSettings { timers_max: 1, second: Second::REAL, outage: Outage::RunOn, keep_finished: None },
+            rooms: settings_of(&plan),
+            delivery: DeliverySettings::default(),
+            guard: Guard::new(Keys::default(), false, Vec::new(), Vec::new()),
+            limits: Limits { clients_per_timer: 1, sockets_per_address: None },
+            rates: Rates::OFF,
+            connections_max: 1_200,
+            keep_history: None,
+            keep_results: None,
+            keep_events: None,
+            keep_events_max: None,
+            seed: secret(starts.replace(starts.get() + 1)),
+        }
+    };
+    let whims = Whims { latency_ns: 20_000_000, slow: 5, failing: 3, stuck: 30, hanging: 0 };
+    let mut world = World::new(Rng::new(seed ^ 0xd15c), whims, Box::new(settings));
+    let mut teams = Teams::new(plan, Rng::new(seed ^ 0x7ea8));
+    let turn = |world: &mut World, teams: &mut Teams, rng: &mut Rng, deeds: u64| {
+        let before = world.now.mono.ns();
+        let deed = before + rng.below(20_000_000);
+        let next = world.next_event().ns().min(deed).max(before + rng.below(6_000_000));
+        world.pass(next);
+        let passed = next - before;
+        (0..(passed * deeds).div_ceil(SECOND_NS)).for_each(|_| teams.act(world));
+        world.turn(teams);
+        passed
+    };
+    for day in 0..2 {
+        teams.assemble(&mut world);
+        let mut passed = 0;
+        while passed < 6 * SECOND_NS {
+            passed += turn(&mut world, &mut teams, &mut rng, 400);
+        }
+        if day == 0 {
+            world.crash(rng.below(SECOND_NS) + 1, rng.percent(50), 0, &mut teams);
+        }
+    }
+    world.disk.whims = Whims { latency_ns: 1_000_000, slow: 0, failing: 0, stuck: 0, hanging: 0 };
+    let mut rest = 0;
+    while rest < 3 * SECOND_NS || !teams.is_answered() {
+        teams.hush(&mut world);
+        rest += turn(&mut world, &mut teams, &mut rng, 0);
+        if rest > 60 * SECOND_NS {
+            violated("every request is answered, or its connection closed", &format!("{:?}", teams.debts()));
+        }
+    }
+    teams.look_at_all(&mut world);
+    while !teams.is_answered() {
+        turn(&mut world, &mut teams, &mut rng, 0);
+    }
+    teams.settle_account();
+    let mut tally = std::mem::take(&mut teams.tally);
+    tally.insert("turns", world.turns);
+    tally
+}
+
 /// Plays `seeds` on two threads. Returns what happened in all, and what failed.
-fn play_all(seeds: std::ops::Range<u64>) -> (Tally, Vec<(u64, String)>) {
+fn play_all(seeds: std::ops::Range<u64>, play: fn(u64) -> Tally) -> (Tally, Vec<(u64, String)>) {
     let next = AtomicU64::new(seeds.start);
     let result = Mutex::new((Tally::new(), Vec::new()));
     std::thread::scope(|scope| {
@@ -378,7 +510,7 @@ fn every_exam_keeps_every_rule() {
         None => 0..number_of("TIMERD_SIM_SEEDS").unwrap_or(200),
     };
     let many = seeds.end - seeds.start >= 100;
-    let (tally, failed) = play_all(seeds);
+    let (tally, failed) = play_all(seeds, play);
     println!("{tally:#?}");
     if !failed.is_empty() {
         let mut text = String::new();
@@ -452,9 +584,51 @@ fn every_exam_keeps_every_rule() {
             "results",
             "closed: not active",
             "closed: too many sockets of one",
+            "streams",
+            "events of streams",
+            "rooms",
+            "room joins",
+            "people back",
+            "changes heard",
+            "ticks in rooms",
+            "zeros heard",
+            "presences",
+            "arrivals heard",
+            "departures heard",
+            "people who did not come back",
+            "people who leave",
+            "rooms removed",
+            "rooms looked at",
+            "rooms not found",
+            "told stale",
+            "told invalid",
+            "told wrong_state",
+            "told unavailable",
+            "told limited",
+            "rushes",
         ] {
             assert!(tally.get(what).is_some_and(|count| *count > 10), "too little happened: {what}");
         }
+    }
+}
+
+#[test]
+fn a_hundred_teams_of_ten_see_what_the_server_shows() {
+    let (tally, failed) = play_all(0..number_of("TIMERD_SIM_TEAMS").unwrap_or(2), play_teams);
+    println!("{tally:#?}");
+    if let Some((seed, why)) = failed.first() {
+        panic!("{} seeds failed: seed {seed}, {why}", failed.len());
+    }
+    let much: [(&str, u64); 6] = [
+        ("rooms", 100),
+        ("joined rooms", 1_000),
+        ("changes heard", 1_000),
+        ("ticks in rooms", 500),
+        ("told stale", 10),
+        ("told full", 10),
+    ];
+    for (what, least) in much {
+        assert!(tally.get(what).is_some_and(|count| *count >= least), "too little happened: {what}: {tally:?}");
     }
 }
 

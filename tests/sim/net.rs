@@ -59,6 +59,18 @@ pub struct Line {
     pub ghost: bool,
 }
 
+impl Line {
+    /// The client's end is broken.
+    pub fn is_reset(&self) -> bool {
+        self.reset
+    }
+
+    /// The hub has heard that the client will send no more.
+    pub fn has_ended(&self) -> bool {
+        self.eof_given
+    }
+}
+
 /// All lines.
 #[derive(Default)]
 pub struct Net {

@@ -83,6 +83,47 @@ fn next_chunked(inbox: &[u8], mut at: usize) -> Result<Option<(Vec<u8>, usize)>,
     }
 }
 
+/// An event of a stream (WHATWG HTML, section 9.2).
+#[derive(Debug)]
+pub struct Event {
+    /// How long to wait before coming back, in milliseconds.
+    pub retry_ms: Option<u64>,
+    /// What it is called.
+    pub id: Option<u64>,
+    /// What it says.
+    pub data: String,
+}
+
+/// Takes the next whole event out of `inbox`; returns how long it is.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn next_event(inbox: &[u8]) -> Result<Option<(Event, usize)>, String> {
+    let Some(end) = inbox.windows(2).position(|two| two == b"\n\n") else { return Ok(None) };
+    let text = std::str::from_utf8(&inbox[..end]).map_err(|error| error.to_string())?;
+    let mut event = Event { retry_ms: None, id: None, data: String::new() };
+    for line in text.lines() {
+        let number = |text: &str| text.parse().map_err(|_| format!("no number: {line:?}"));
+        match line.split_once(": ") {
+            Some(("retry", text)) => event.retry_ms = Some(number(text)?),
+            Some(("id", text)) => event.id = Some(number(text)?),
+            Some(("data", text)) if event.data.is_empty() => event.data = text.to_owned(),
+            _ => return Err(format!("no field of ours: {line:?}")),
+        }
+    }
+    Ok(Some((event, end + 2)))
+}
+
+/// Takes the head of an answer that has no end, if that is one: its status is 200.
+pub fn take_endless(inbox: &mut Vec<u8>) -> Option<String> {
+    let end = inbox.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&inbox[..end]).into_owned();
+    head.starts_with("HTTP/1.1 200 ").then(|| {
+        inbox.drain(..end + 4);
+        head
+    })
+}
+
 /// A frame from the server.
 #[derive(Debug, PartialEq)]
 pub enum Frame {

@@ -144,7 +144,11 @@ struct Seat {
     line: usize,
     id: String,
     manner: Manner,
-    /// Bytes of the upgrade request.
+    /// He listens to an event stream, and not at a socket.
+    is_stream: bool,
+    /// What the last event was called.
+    event_id: Option<u64>,
+    /// Bytes of the request.
     request: u64,
     joined: Option<u64>,
     upgraded: bool,
@@ -543,13 +547,21 @@ impl Exam {
         };
         let line = world.net.connect(pace, capacity);
         world.net.line(line).ghost = manner == Manner::Ghost;
-        let request = peer::upgrade(&format!("/ws/{id}"));
+        let is_stream = !matches!(manner, Manner::Rude | Manner::Ghost) && self.rng.percent(25);
+        let request = if is_stream {
+            format!("GET /timers/{id}/stream HTTP/1.1\r\nHost: exam\r\nAccept: text/event-stream\r\n\r\n")
+                .into_bytes()
+        } else {
+            peer::upgrade(&format!("/ws/{id}"))
+        };
         world.net.send_from(line, &request);
         let at = world.now.mono.ns();
         self.seats.push(Seat {
             line,
             id,
             manner,
+            is_stream,
+            event_id: None,
             request: request.len() as u64,
             joined: None,
             upgraded: false,
@@ -564,7 +576,7 @@ impl Exam {
             over_since: None,
             gone: false,
         });
-        self.count("sockets");
+        self.count(if is_stream { "streams" } else { "sockets" });
     }
 
     /// Somebody who is there does something.
@@ -579,6 +591,18 @@ impl Exam {
             return;
         }
         let line = seat.line;
+        if seat.is_stream {
+            // Whoever listens to a stream has nothing to say.
+            match (seat.manner, self.rng.below(10)) {
+                (Manner::Slow, _) => world.net.drain(line),
+                (Manner::Lively, deed @ 0..2) => {
+                    seat.gone = true;
+                    if deed == 0 { world.net.reset_from(line) } else { world.net.end_from(line) }
+                }
+                _ => {}
+            }
+            return;
+        }
         match (seat.manner, self.rng.below(10)) {
             (Manner::Lively, 0) => {
                 seat.gone = true;
@@ -990,7 +1014,9 @@ impl Exam {
             return self.expect_seat(world, at, is_short);
         }
         let mut inbox = std::mem::take(&mut line.inbox);
-        if !seat.upgraded {
+        if !seat.upgraded && seat.is_stream {
+            self.hear_stream_head(world, at, &mut inbox, is_short);
+        } else if !seat.upgraded {
             match peer::next_answer(&mut inbox, false) {
                 Ok(Some(answer)) if answer.status == 101 => seat.upgraded = true,
                 Ok(Some(answer)) if answer.status == 408 || answer.status == 503 => seat.gone = true,
@@ -999,7 +1025,20 @@ impl Exam {
             }
         }
         let mut read = 0;
-        while self.seats[at].upgraded {
+        while self.seats[at].upgraded && self.seats[at].is_stream {
+            match peer::next_event(&inbox[read..]) {
+                Ok(Some((event, length))) => {
+                    read += length;
+                    self.hear_event(world, at, event, is_short);
+                }
+                Ok(None) => break,
+                Err(what) => violated("a stream is made of events", &what),
+            }
+        }
+        if read > 0 {
+            self.judge_event_id(at, is_short);
+        }
+        while self.seats[at].upgraded && !self.seats[at].is_stream {
             match peer::next_frame(&inbox[read..]) {
                 Ok(Some((frame, length))) => {
                     read += length;
@@ -1033,6 +1072,63 @@ impl Exam {
         world.net.line(seat.line).inbox = inbox;
         let _ = now;
         self.expect_seat(world, at, is_short);
+    }
+
+    /// The head of a stream, or the answer that there is none.
+    fn hear_stream_head(&mut self, world: &mut World, at: usize, inbox: &mut Vec<u8>, is_short: bool) {
+        if let Some(head) = peer::take_endless(inbox) {
+            let head = head.to_ascii_lowercase();
+            let wanted = ["content-type: text/event-stream", "cache-control: no-store", "x-accel-buffering: no"];
+            let is_endless = !head.contains("content-length") && !head.contains("transfer-encoding");
+            if !is_endless || !head.contains("connection: close") || wanted.iter().any(|line| !head.contains(line)) {
+                violated("a stream has its header fields", &head);
+            }
+            self.seats[at].upgraded = true;
+            return;
+        }
+        match peer::next_answer(inbox, false) {
+            Ok(Some(answer)) if matches!(answer.status, 408 | 503) => self.seats[at].gone = true,
+            Ok(Some(answer)) if answer.status == 404 => {
+                self.hear_close(world, at, Some(4004), "Timer not found", is_short);
+            }
+            Ok(Some(answer)) if answer.status == 429 && answer.field("retry-after").is_some() => {
+                self.hear_close(world, at, Some(4029), "Too many connections", is_short);
+            }
+            // The head may be there in part.
+            Ok(None) => {}
+            other => violated("a stream is opened, or refused for a reason", &format!("{other:?}")),
+        }
+    }
+
+    /// An event: what it says is what a socket would be told.
+    fn hear_event(&mut self, world: &mut World, at: usize, event: peer::Event, is_short: bool) {
+        let seat = &mut self.seats[at];
+        let is_first = !seat.greeted;
+        if event.retry_ms.is_some() != is_first || event.retry_ms.is_some_and(|ms| !(1_000..=5_000).contains(&ms)) {
+            violated("a stream says once when to come back", &format!("{event:?}"));
+        }
+        let is_deleted = event.data.starts_with(r#"{"type":"timer_deleted""#);
+        if event.id.is_none() != is_deleted || event.id < seat.event_id.filter(|_| !is_deleted) {
+            violated("events are called by the revision", &format!("{event:?} after {:?}", seat.event_id));
+        }
+        seat.event_id = event.id.or(seat.event_id);
+        self.count("events of streams");
+        self.hear_frame(world, at, Frame::Text(event.data), is_short);
+        if is_deleted {
+            // Nothing follows but the end of the line.
+            self.seats[at].closed = Some(4000);
+        }
+    }
+
+    /// By what the last event of a turn is called.
+    fn judge_event_id(&self, at: usize, is_short: bool) {
+        let seat = &self.seats[at];
+        let noun = &self.model.nouns[&seat.id];
+        let in_fog = noun.fog || noun.fog_turn == self.model.turn;
+        let shown = noun.shown.as_ref().map(|face| face.revision);
+        if !is_short && !in_fog && shown.is_some() && seat.event_id != shown {
+            violated("events are called by the revision", &format!("{seat:?} of {noun:?}"));
+        }
     }
 
     /// What a client must have heard by the end of a turn.
@@ -1349,7 +1445,8 @@ impl Witness for Exam {
         }
         let heap = world.hub.engine().fx.deadlines.len();
         let sessions = world.hub.engine().delivery.len();
-        let sane = 1_200 + 4 * (self.model.nouns.len() + sessions) + 8 * world.net.opened;
+        let rooms = world.hub.engine().rooms.len();
+        let sane = 1_200 + 4 * (self.model.nouns.len() + sessions + rooms) + 8 * world.net.opened;
         if heap > sane {
             violated("the heap is bounded", &format!("{heap} deadlines, {sane} are sane"));
         }
