@@ -1,8 +1,9 @@
 //! timerd keeps the clock of exam rooms.
 //!
 //! Instructors control timers over REST, students' browsers hold a WebSocket and are told the time each second,
-//! candidates sit exams under a deadline, and nobody but the server owns time. One process: **one loop thread owns every socket, every timer and all state; one
-//! disk thread owns SQLite.** No async runtime, no lock, no thread pool.
+//! candidates sit exams under a deadline, teams share a countdown, and nobody but the server owns time. One process:
+//! **one loop thread owns every socket, every timer and all state; one disk thread owns SQLite.** No async runtime, no
+//! lock, no thread pool.
 //!
 //! # The map
 //!
@@ -12,12 +13,14 @@
 //! | [`clock`] | time as values, and the only reader of the operating system's clock |
 //! | [`config`], [`keys`], [`logging`], [`metrics`] | flags and environment; who may; what is told to operators |
 //! | [`domain`] | what is true and what follows: nouns, deadlines, batches. Standard library only |
-//! | [`wire`] | bytes to messages and back: HTTP/1.1, WebSocket. Knows no service |
+//! | [`wire`] | bytes to messages and back: HTTP/1.1, WebSocket, server-sent events. Knows no service |
 //! | [`api`] | requests to commands, messages to JSON; the contract's order of checks |
 //! | [`hub`] | connections, audiences, what waits for the disk: the daemon without its sockets |
 //! | [`store`] | the disk thread: SQLite, schema, recovery |
 //! | [`server`] | the mio loop: sockets, the kernel's timers, signals, the order of a turn |
 //! | [`client`] | `timerd watch`, `events`, `publish`, `exam`: clients, which share nothing with the daemon but its contract |
+//!
+//! Pages and documents lie in `src/web/`, are embedded, and served by [`api::pages`].
 //!
 //! Imports run one way, and a test keeps them so: `limits, clock <- domain <- api <- hub <- server <- main` and
 //! `domain <- store <- server`; `wire` stands beside `domain` and imports `limits` alone. The same noun has the same
@@ -42,7 +45,7 @@
 //! held; accept; let come due what is due; read and judge; hand the batch to the disk; flush; reap; account. The
 //! order is part of the contract, and `Server::turn` says at each line why it stands where it does.
 //!
-//! # Three flows
+//! # Four flows
 //!
 //! *A control request.* [`wire::http::Decoder`] makes a request of bytes, [`hub`] keeps its place in the order of
 //! answers, [`api::Api`] routes it, admits the caller, reads the body and calls [`domain::timers::Timers::control`],
@@ -56,6 +59,10 @@
 //! client's outbox ([`hub::outbox`]); the flush sends each with one system call. The next deadline is the next second
 //! of the timer's grid. Sessions, of which each has a grid of its own, are told in slots of ten milliseconds ([`domain::beats`]): one
 //! alarm for a slot, one frame for each second that is left to anybody in it.
+//!
+//! *A press in a room.* Whoever presses is told nothing but what all hear: the change is staged, announced when it is
+//! durable, and a pointer to one frame goes to everybody there ([`hub`], `rooms.rs`). A press that was meant for an older
+//! revision is refused, with the state as it is by then.
 //!
 //! *An answer.* A candidate's message becomes a [`domain::session::Deed`], which [`domain::delivery::Delivery::act`]
 //! carries out on a copy of the session's latest state, brought to now. What comes of it is staged as one: the
