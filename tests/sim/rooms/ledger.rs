@@ -967,8 +967,14 @@ impl Ledger {
 
     /// A turn begins.
     pub fn begin(&mut self, now: Now, hub: &Hub) {
-        let turn = self.turn();
         self.turns.push(now);
+        self.learn(now, hub);
+        self.see_off(now);
+    }
+
+    /// Where it could not be told whether anybody had a line, whether room and person are still there tells.
+    pub fn learn(&mut self, now: Now, hub: &Hub) {
+        let turn = self.turn();
         // Where it cannot be told since when a room is empty, whether it is there tells.
         let rooms = &hub.engine().rooms;
         for noun in self.nouns.values_mut().filter(|noun| noun.removed.is_none() && !noun.empty.is_sure()) {
@@ -978,12 +984,6 @@ impl Ledger {
                 noun.remove(turn);
             }
         }
-        self.learn(now, hub);
-        self.see_off(now);
-    }
-
-    /// Where it could not be told whether somebody had a line, whether he is still there tells.
-    pub fn learn(&mut self, now: Now, hub: &Hub) {
         for (key, number) in self.unsure_people(now, hub) {
             self.outstay(now, key, number, true);
         }
@@ -1098,6 +1098,11 @@ impl Ledger {
             }
         }
         self.refresh(now, key);
+    }
+
+    /// Whether it cannot be told since when somebody has had no line.
+    pub fn is_vague(&self, key: u64, number: u32) -> bool {
+        self.nouns[&key].away.get(&number).is_some_and(|window| !window.is_sure())
     }
 
     /// Whether somebody may have left of whom it cannot be told whether he had a line.

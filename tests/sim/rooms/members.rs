@@ -191,16 +191,20 @@ impl Teams {
             return self.say(world, at, Ask::Create { duration_s, name, fault: None });
         }
         let ticket = known.unwrap();
+        let is_vague = self.ledger.is_vague(ticket.key, ticket.number);
         let user = match self.rng.below(100) {
             // Whoever is on his way out of one room comes to another as somebody new.
             _ if is_moving => None,
+            // Whether somebody would be himself when he comes back cannot be told.
+            0..55 if is_vague => None,
             0..55 => Some(ticket.user.clone()),
             55..90 => None,
             90..95 => Some("0123456789abcdefghjkmnpqrs".to_owned()),
             _ => self.tickets.first().map(|other| other.user.clone()),
         };
         let people = self.ledger.nouns[&ticket.key].latest().map_or(0, |room| room.people.len());
-        let user = if people > self.plan.people && !is_moving { Some(ticket.user.clone()) } else { user };
+        let user =
+            if people > self.plan.people && !is_moving && !is_vague { Some(ticket.user.clone()) } else { user };
         let id = match self.rng.below(50) {
             0 => "0000000000".to_owned(),
             1 => "no such room".to_owned(),
@@ -879,7 +883,8 @@ impl Teams {
                 let told = users(&list);
                 let noun = &self.ledger.nouns[&key];
                 let from = if is_prompt && !is_late { turn } else { view.since };
-                let fits = since(&noun.lists, from).iter().any(|(_, known)| is_list(&list, known));
+                let fits =
+                    noun.learnt >= from || since(&noun.lists, from).iter().any(|(_, known)| is_list(&list, known));
                 if !fits || text != format!(r#"{{"type":"session:presence","users":{told}}}"#) {
                     violated("who is there is told as it is", &format!("{text}: {noun:?}"));
                 }
