@@ -9,7 +9,7 @@
 //! request. A browser asks again each time (`no-cache`), so that nobody sees the pages of yesterday's daemon, and gets
 //! 304 while nothing has changed.
 //!
-//! A new file is one line in [`FILES`]. A page also needs its path in [`crate::api::routes`].
+//! A new file is one line in `FILES`. A page also needs its path in [`crate::api::routes`].
 
 use std::io::Write;
 use std::sync::LazyLock;
@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::api::answer::{JSON, document, error_text};
 use crate::wire::http::{Body, Head, Response};
 
-/// A line of [`FILES`].
+/// A line of `FILES`.
 macro_rules! file {
     ($path:literal) => {
         ($path, include_bytes!(concat!("../web/", $path)))
@@ -56,7 +56,7 @@ const FILES: &[(&str, &[u8])] = &[
     file!("pages/wall.js"),
 ];
 
-/// Compressed forms and tags, in the order of [`FILES`].
+/// Compressed forms and tags, in the order of `FILES`.
 static FORMS: LazyLock<Vec<Forms>> = LazyLock::new(|| FILES.iter().map(|(_, bytes)| Forms::of(bytes)).collect());
 
 /// Compresses every file, so that no request has to wait for it.
