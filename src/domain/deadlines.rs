@@ -1,6 +1,6 @@
 //! The one heap of deadlines.
 //!
-//! Owns who is to be woken when. It knows the kinds of sleeper by name only: what waking means is decided by whoever
+//! Owns who is to be woken when, and which of a sleeper's entries is the one that counts ([`Alarm`]). It knows the kinds of sleeper by name only: what waking means is decided by whoever
 //! takes a [`Due`] out. An entry is never removed early; the sleeper changes its generation and the stale entry is
 //! dropped when it surfaces.
 //!
@@ -38,6 +38,50 @@ pub enum Due {
     Heartbeat,
     /// What may be forgotten by now.
     Upkeep,
+}
+
+/// A sleeper's one entry in the heap that is not stale.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Alarm {
+    at: Option<Mono>,
+    generation: u32,
+}
+
+impl Alarm {
+    /// When it will go off, if it is set.
+    pub fn at(self) -> Option<Mono> {
+        self.at
+    }
+
+    /// Goes off at `next`, for the sleeper with this number, and at no other time.
+    pub fn set(&mut self, next: Option<Mono>, number: u32, due: fn(Sleeper) -> Due, deadlines: &mut Deadlines) {
+        if next != self.at {
+            self.cancel();
+            self.at = next;
+            if let Some(at) = next {
+                deadlines.arm(at, due(Sleeper { number, generation: self.generation }));
+            }
+        }
+    }
+
+    /// Whatever is in the heap is stale from here on.
+    pub fn cancel(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        self.at = None;
+    }
+
+    /// Whether this entry is the one that counts.
+    pub fn is(self, sleeper: Sleeper) -> bool {
+        self.generation == sleeper.generation
+    }
+
+    /// This entry was taken out of the heap. Returns whether it is the one that counts; then none is left.
+    pub fn goes_off(&mut self, sleeper: Sleeper) -> bool {
+        if self.is(sleeper) {
+            self.at = None;
+        }
+        self.is(sleeper)
+    }
 }
 
 /// The heap.
@@ -125,6 +169,27 @@ mod tests {
         assert_eq!(deadlines.pop(Mono::from_ns(25)), Some((Mono::from_ns(20), timer(20))));
         assert_eq!(deadlines.pop(Mono::from_ns(25)), None);
         assert_eq!(deadlines.len(), 1);
+    }
+
+    #[test]
+    fn of_a_sleepers_alarms_the_last_one_set_counts() {
+        let mut deadlines = Deadlines::default();
+        let mut alarm = Alarm::default();
+        for ns in [10, 20, 20] {
+            alarm.set(Some(Mono::from_ns(ns)), 7, Due::Timer, &mut deadlines);
+        }
+        assert_eq!(deadlines.len(), 2, "what is set already is not set again");
+        let rings = |deadlines: &mut Deadlines, alarm: &mut Alarm| match deadlines.pop(Mono::MAX) {
+            Some((_, Due::Timer(sleeper))) => alarm.goes_off(sleeper),
+            _ => panic!(),
+        };
+        assert!(!rings(&mut deadlines, &mut alarm), "stale");
+        assert_eq!(alarm.at(), Some(Mono::from_ns(20)));
+        assert!(rings(&mut deadlines, &mut alarm));
+        assert_eq!(alarm.at(), None);
+        alarm.set(Some(Mono::from_ns(30)), 7, Due::Timer, &mut deadlines);
+        alarm.cancel();
+        assert!(!rings(&mut deadlines, &mut alarm));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::domain::absence::{Absence, Outage};
 use crate::domain::assessments::{Assessment, Candidate, Catalogue, Dice, Factor};
 use crate::domain::beats::{Beat, Beats, Tick};
 use crate::domain::countdown::{Countdown, Deadline, Second};
-use crate::domain::deadlines::{Due, Sleeper};
+use crate::domain::deadlines::{Alarm, Due, Sleeper};
 use crate::domain::effects::{self, Effects, Record, Scribe, Topic};
 use crate::domain::events::Event;
 use crate::domain::hearing::Hearing;
@@ -97,9 +97,7 @@ struct Slot {
     assessment: Arc<str>,
     candidate: Arc<str>,
     staged: Staged<Arc<Session>>,
-    /// The instant of the one alarm in the heap that is not stale.
-    armed: Option<Mono>,
-    generation: u32,
+    alarm: Alarm,
     /// Somebody listens: he is told the time.
     is_heard: bool,
     beat: Option<Beat>,
@@ -136,8 +134,7 @@ impl Slot {
             assessment: session.assessment.id.clone(),
             candidate: session.candidate.clone(),
             staged,
-            armed: None,
-            generation: 0,
+            alarm: Alarm::default(),
             is_heard: false,
             beat: None,
             given: Duration::ZERO,
@@ -510,14 +507,13 @@ impl Delivery {
 
     /// Whether this alarm is still the session's own.
     pub fn awaits(&self, sleeper: Sleeper) -> bool {
-        self.slots.get(&sleeper.number).is_some_and(|slot| slot.generation == sleeper.generation)
+        self.slots.get(&sleeper.number).is_some_and(|slot| slot.alarm.is(sleeper))
     }
 
     /// An alarm went off.
     pub fn wake(&mut self, now: Now, sleeper: Sleeper, fx: &mut Effects) {
         let Some(slot) = self.slots.get_mut(&sleeper.number) else { return };
-        if slot.generation == sleeper.generation {
-            slot.armed = None;
+        if slot.alarm.goes_off(sleeper) {
             self.settle(now, sleeper.number, fx);
         }
     }
@@ -636,13 +632,7 @@ impl Delivery {
         let end = slot.staged.shown().and_then(|session| session.next_end(grace)).map(|end| end.mono);
         // What waits for the disk is looked at when the disk answers.
         let next = end.filter(|at| *at > now.mono || !slot.staged.is_pending());
-        if next != slot.armed {
-            slot.generation = slot.generation.wrapping_add(1);
-            slot.armed = next;
-            if let Some(at) = next {
-                fx.deadlines.arm(at, Due::Session(Sleeper { number: serial, generation: slot.generation }));
-            }
-        }
+        slot.alarm.set(next, serial, Due::Session, &mut fx.deadlines);
         self.count(serial);
         self.keep_beat(now, serial, fx);
     }

@@ -24,7 +24,7 @@ use std::time::Duration;
 use crate::clock::{Mono, Now, WallMs};
 use crate::domain::absence::{Absence, Found, Outage};
 use crate::domain::countdown::{Countdown, Second};
-use crate::domain::deadlines::{Due, Sleeper};
+use crate::domain::deadlines::{Alarm, Due, Sleeper};
 use crate::domain::effects::{self, Effects, Record, Topic};
 use crate::domain::staged::{Flight, Hold, Staged};
 use crate::limits::*;
@@ -332,9 +332,7 @@ struct Slot {
     presence_at: Option<Mono>,
     /// The lowest second told in this descent.
     told_s: u32,
-    /// The instant of the one alarm in the heap that is not stale.
-    armed: Option<Mono>,
-    generation: u32,
+    alarm: Alarm,
     /// The wall clock was stepped, and the stored name of the end is wrong.
     misnamed: bool,
 }
@@ -375,8 +373,7 @@ impl Slot {
             empty_since: Some(now.mono),
             presence_at: None,
             told_s,
-            armed: None,
-            generation: 0,
+            alarm: Alarm::default(),
             misnamed: false,
         }
     }
@@ -634,14 +631,13 @@ impl Rooms {
 
     /// Whether this alarm is still the room's own.
     pub fn awaits(&self, sleeper: Sleeper) -> bool {
-        self.slots.get(&sleeper.number).is_some_and(|slot| slot.generation == sleeper.generation)
+        self.slots.get(&sleeper.number).is_some_and(|slot| slot.alarm.is(sleeper))
     }
 
     /// An alarm went off.
     pub fn wake(&mut self, now: Now, sleeper: Sleeper, fx: &mut Effects) {
         let Some(slot) = self.slots.get_mut(&sleeper.number) else { return };
-        if slot.generation == sleeper.generation {
-            slot.armed = None;
+        if slot.alarm.goes_off(sleeper) {
             self.settle(now, sleeper.number, fx);
         }
     }
@@ -713,13 +709,7 @@ impl Rooms {
         let empty = slot.empty_since.map(|since| since + empty_for);
         let waits = lost.chain(empty).min().filter(|at| !pending || *at > now.mono);
         let next = [tick, slot.presence_at, waits].into_iter().flatten().min();
-        if next != slot.armed {
-            slot.generation = slot.generation.wrapping_add(1);
-            slot.armed = next;
-            if let Some(at) = next {
-                fx.deadlines.arm(at, Due::Room(Sleeper { number: serial, generation: slot.generation }));
-            }
-        }
+        slot.alarm.set(next, serial, Due::Room, &mut fx.deadlines);
     }
 
     // -----------------------------------------------------------------------------------------------------------

@@ -20,10 +20,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{Mono, Now, WallMs};
+use crate::clock::{Now, WallMs};
 use crate::domain::absence::{Absence, Found, Outage};
 use crate::domain::countdown::{Countdown, Deadline, Second};
-use crate::domain::deadlines::{Due, Sleeper};
+use crate::domain::deadlines::{Alarm, Due, Sleeper};
 use crate::domain::effects::{self, Effects, Record, Scribe, Topic};
 use crate::domain::events::{Event, Kind};
 use crate::domain::history::{self, Actor, Entry};
@@ -455,9 +455,7 @@ struct Slot {
     staged: Staged<Timer>,
     /// The lowest second told in this descent: ticks and warnings are for lower ones only.
     told_s: u32,
-    /// The instant of the one alarm in the heap that is not stale.
-    armed: Option<Mono>,
-    generation: u32,
+    alarm: Alarm,
     /// The wall clock was stepped, and the stored name of the end is wrong.
     misnamed: bool,
 }
@@ -471,7 +469,7 @@ struct Latest {
 
 impl Slot {
     fn new(id: TimerId, staged: Staged<Timer>, told_s: u32) -> Self {
-        Slot { id, staged, told_s, armed: None, generation: 0, misnamed: false }
+        Slot { id, staged, told_s, alarm: Alarm::default(), misnamed: false }
     }
 }
 
@@ -668,14 +666,13 @@ impl Timers {
 
     /// Whether this alarm is still the timer's own.
     pub fn awaits(&self, sleeper: Sleeper) -> bool {
-        self.slots.get(&sleeper.number).is_some_and(|slot| slot.generation == sleeper.generation)
+        self.slots.get(&sleeper.number).is_some_and(|slot| slot.alarm.is(sleeper))
     }
 
     /// An alarm went off.
     pub fn wake(&mut self, now: Now, sleeper: Sleeper, fx: &mut Effects) {
         let Some(slot) = self.slots.get_mut(&sleeper.number) else { return };
-        if slot.generation == sleeper.generation {
-            slot.armed = None;
+        if slot.alarm.goes_off(sleeper) {
             self.settle(now, sleeper.number, fx);
         }
     }
@@ -687,8 +684,7 @@ impl Timers {
             if let Some(slot) = self.slots.get_mut(&serial) {
                 slot.misnamed = true;
                 // The alarm in the heap is stale from here on: a scheduled start has moved.
-                slot.armed = None;
-                slot.generation = slot.generation.wrapping_add(1);
+                slot.alarm.cancel();
             }
             self.settle(now, serial, fx);
         }
@@ -780,17 +776,11 @@ impl Timers {
         let next = match timer.start_at {
             Some(at) if pending && at <= now.wall => None,
             // Only a step of the wall clock moves this alarm; computing it anew would move it by the clocks' jitter.
-            Some(at) => slot.armed.or(Some(now.mono_at(at))),
+            Some(at) => slot.alarm.at().or(Some(now.mono_at(at))),
             None if timer.countdown.is_over(now) => None,
             None => timer.countdown.next_tick(now, self.settings.second),
         };
-        if next != slot.armed {
-            slot.generation = slot.generation.wrapping_add(1);
-            slot.armed = next;
-            if let Some(at) = next {
-                fx.deadlines.arm(at, Due::Timer(Sleeper { number: serial, generation: slot.generation }));
-            }
-        }
+        slot.alarm.set(next, serial, Due::Timer, &mut fx.deadlines);
     }
 
     // -----------------------------------------------------------------------------------------------------------
@@ -946,6 +936,7 @@ impl Timers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Mono;
     use crate::domain::Engine;
     use crate::domain::disk::Image;
 
