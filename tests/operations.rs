@@ -11,7 +11,7 @@
 mod daemon;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write as _};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -144,6 +144,25 @@ fn sigterm_is_not_held_up_by_clients_that_answer_nothing() {
     }
     drop(idle);
     assert_checkpointed(&data);
+}
+
+#[test]
+fn from_sigterm_on_newcomers_are_refused_while_others_are_still_sent_away() {
+    let (_place, data) = directory();
+    let daemon = Daemon::on(&data, &[]);
+    let id = daemon.timer_in("running");
+    // It never answers the close, so the end takes as long as it may.
+    let silent = daemon.join(&id).0;
+    let address = daemon.address;
+    let newcomer = std::thread::spawn(move || {
+        eventually(|| TcpStream::connect(address).is_err_and(|why| why.kind() == ErrorKind::ConnectionRefused));
+        Instant::now()
+    });
+    let (status, taken) = daemon.terminate();
+    let before_end = Instant::now().duration_since(newcomer.join().unwrap());
+    assert!(status.success(), "{status}");
+    assert!(before_end > Duration::from_millis(200), "refused {before_end:?} before the end, which took {taken:?}");
+    drop(silent);
 }
 
 #[test]

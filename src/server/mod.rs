@@ -17,6 +17,7 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::net::Shutdown;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
@@ -47,6 +48,8 @@ pub struct Server {
     hub: Hub,
     streams: Streams,
     listeners: Vec<TcpListener>,
+    /// They are the service manager's, and go on listening when we do not.
+    inherited: bool,
     /// Listeners that may have more connections waiting.
     arrivals: Vec<usize>,
     alarm: Alarm,
@@ -79,11 +82,13 @@ impl Server {
         registry.register(&mut signals, SIGNALS, Interest::READABLE)?;
         let alarm = Alarm::new(registry, ALARM)?;
         let wall_watch = WallWatch::new(registry, WALL)?;
+        // Last: what is opened from here on is the loop's alone.
         let disk = Disk::start(store, Waker::new(registry, DISK)?)?;
         Ok(Server {
             hub,
             streams: Streams::default(),
             listeners: sockets,
+            inherited: listeners.inherited,
             arrivals: Vec::new(),
             alarm,
             wall_watch,
@@ -114,8 +119,13 @@ impl Server {
         self.manager.stopping();
         self.hub.stop();
         for mut listener in self.listeners.drain(..) {
-            // An inherited one is held open by the service manager too, and would stay on the poll.
+            // To close one is not enough: the disk thread's table holds it too, and the service manager may.
             self.poll.registry().deregister(&mut listener)?;
+            if !self.inherited
+                && let Err(error) = rustix::net::shutdown(&listener, Shutdown::Both)
+            {
+                log::debug!("a listener stays open until the end: {error}");
+            }
         }
         self.arrivals.clear();
         // First what was asked, then the goodbyes: an answer to a command must not be lost to a close.
@@ -140,10 +150,12 @@ impl Server {
 
     /// One turn of the loop: waits for something to happen, until `until` at the latest, and serves it.
     fn turn(&mut self, events: &mut Events, until: Option<Mono>) -> io::Result<()> {
-        // Work that was cut short goes on at once; otherwise the kernel's timer wakes us, exact to the nanosecond.
+        // Work that was cut short goes on at once, and needs no alarm; otherwise the kernel's timer wakes us, exact to
+        // the nanosecond.
         let more = self.streams.has_unread() || !self.arrivals.is_empty() || self.hub.has_backlog();
-        let deadline = [self.hub.next_deadline(), until].into_iter().flatten().min();
-        self.alarm.set(deadline)?;
+        if !more {
+            self.alarm.set([self.hub.next_deadline(), until].into_iter().flatten().min())?;
+        }
         match self.poll.poll(events, more.then_some(Duration::ZERO)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             polled => polled?,
