@@ -517,12 +517,16 @@ impl Hub {
     /// Sends what waits, to so many connections as one turn allows. Returns whether some are left.
     pub fn flush(&mut self, now: Now, sockets: &mut impl Sockets) -> bool {
         let mut bytes_left = WRITE_BYTES_PER_TURN;
-        for _ in 0..FLUSHES_PER_TURN {
+        for n in 0..FLUSHES_PER_TURN {
+            if n % FETCHED_AHEAD == 0 {
+                // Each send leaves little of ours in the cache, and to wait for the next connection to come out of
+                // memory would be the dearest thing done here: several are fetched at once, in the time of one.
+                let next = self.dirty.iter().take(FETCHED_AHEAD);
+                std::hint::black_box(
+                    next.filter(|index| self.conns.get(**index as usize).is_some_and(|c| c.dirty)).count(),
+                );
+            }
             let Some(index) = self.dirty.pop_front() else { return false };
-            // The next connection is asked for before the kernel works for this one, and comes out of memory meanwhile:
-            // a hundred sends leave nothing of it in the cache, and to wait for it is the dearest thing done here.
-            let next = self.dirty.front().and_then(|next| self.conns.get(*next as usize));
-            std::hint::black_box(next.map(|next| next.dirty));
             let Some(conn) = self.conns.get_mut(index as usize) else { continue };
             conn.dirty = false;
             if matches!(conn.phase, Phase::Lingering | Phase::Dead) {
