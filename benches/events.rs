@@ -241,8 +241,8 @@ const SCHEMA: &str = "
         source TEXT NOT NULL, session TEXT, user TEXT, payload TEXT NOT NULL
     ) STRICT;
     CREATE INDEX events_kind    ON events (kind);
-    CREATE INDEX events_session ON events (session) WHERE session IS NOT NULL;
-    CREATE INDEX events_user    ON events (user)    WHERE user IS NOT NULL;
+    CREATE INDEX events_session ON events (seq >> 11, session) WHERE session IS NOT NULL;
+    CREATE INDEX events_user    ON events (seq >> 11, user)    WHERE user IS NOT NULL;
     CREATE INDEX events_behind  ON events (at_ms)   WHERE behind_ms > 0;";
 
 fn publishing(place: &Path, cores: Cores, span: Duration) -> Outcome<()> {

@@ -355,6 +355,8 @@ pub const QUERIES_MAX: usize = 512;
 pub const BATCH_RECORDS_MAX: usize = 250_000;
 /// A slice of reading or deleting between two batches ends after this many rows.
 pub const SLICE_ROWS_MAX: u32 = 500;
+/// And after this many stretches of rows in which a name was looked for: a look takes some microseconds.
+pub const SLICE_STRETCHES_MAX: u32 = 256;
 /// A batch that has not come back after this time leaves its outcome unknown.
 pub const DISK_HANG_MAX: Duration = Duration::from_secs(10);
 /// How long a degraded store waits between two attempts to write again.

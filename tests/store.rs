@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use timerd::clock::{Mono, Now, WallMs};
@@ -66,8 +66,22 @@ impl Disk {
 }
 
 fn open(directory: &Path) -> (Disk, Image) {
-    let (store, image) = Store::open(directory, "boot 1").unwrap();
+    let (store, image) = open_when_free(directory, "boot 1").unwrap();
     (Disk::spawn(store), image)
+}
+
+/// Opens a store that this process has closed. Another test may have started a child meanwhile, which holds all that
+/// was open here, and with it the lock, until it becomes another program.
+fn open_when_free(directory: &Path, boot_id: &str) -> Result<(Store, Image), OpenError> {
+    let begun = Instant::now();
+    loop {
+        match Store::open(directory, boot_id) {
+            Err(OpenError::Locked { .. }) if begun.elapsed() < Duration::from_secs(20) => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            opened => return opened,
+        }
+    }
 }
 
 fn timer(serial: u32, revision: u64) -> Timer {
@@ -90,7 +104,11 @@ fn timer(serial: u32, revision: u64) -> Timer {
 
 fn entry(timer: &TimerId, revision: u64) -> Entry {
     let (at, actor) = (WallMs::from_ms(3), Arc::from("anonymous"));
-    Entry { timer: timer.clone(), revision, at, action: Action::Started, actor, remaining_ms: 4 }
+    let action = match revision {
+        1 => Action::Created { name: Arc::from("Exam"), duration_s: 60 },
+        _ => Action::Started,
+    };
+    Entry { timer: timer.clone(), revision, at, action, actor, remaining_ms: 4 }
 }
 
 fn replay(key: u8, bytes: usize) -> Replay {
@@ -163,13 +181,13 @@ fn the_thread_writes_answers_and_leaves_one_file() {
     files.sort();
     assert_eq!(files, ["timerd.db", "timerd.lock"]);
 
-    let (store, image) = Store::open(&data, "boot 1").unwrap();
+    let (store, image) = open_when_free(&data, "boot 1").unwrap();
     assert_eq!((image.batch, image.same_boot, image.serial), (3, true, 1));
     assert_eq!(image.alive, Some(batch(3, 0).alive));
     assert_eq!(image.timers, [timer(1, 3)]);
     assert_eq!(image.replays, [1, 2, 3].map(|key| replay(key, 0).stub));
     drop(store);
-    let (_, rebooted) = Store::open(&data, "boot 2").unwrap();
+    let (_, rebooted) = open_when_free(&data, "boot 2").unwrap();
     assert_eq!(rebooted, Image { same_boot: false, ..image });
 }
 
@@ -196,11 +214,12 @@ fn what_is_wrong_with_a_directory_is_said_in_one_line() {
     let here = place.path().canonicalize().unwrap();
     assert_eq!(refused().to_string(), format!("another timerd uses {} (pid {pid})", here.display()));
     drop(store);
+    let refused = || open_when_free(place.path(), "boot 1").unwrap_err();
 
     rusqlite::Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 77").unwrap();
     let newer = refused();
     assert!(matches!(newer, OpenError::Newer { found: 77, .. }));
-    assert!(newer.to_string().ends_with("timerd.db was written by a newer timerd (schema 77, this one knows 4)"));
+    assert!(newer.to_string().ends_with("timerd.db was written by a newer timerd (schema 77, this one knows 5)"));
 
     fs::write(&file, vec![7; 10_000]).unwrap();
     assert_eq!(refused().to_string(), format!("{} is not a database of timerd", file.display()));

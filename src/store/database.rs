@@ -28,6 +28,7 @@ use crate::domain::timers::TimerId;
 use crate::limits::SLICE_ROWS_MAX;
 use crate::store::directory::Directory;
 use crate::store::events::{Forgetting, Reading, Slice};
+use crate::store::timers::Recital;
 use crate::store::{OpenError, assessments, delivery, events, replays, rooms, schema, timers};
 
 /// Pages in the WAL from which on an idle disk thread copies them into the database (4 MiB).
@@ -171,14 +172,15 @@ impl Database {
         }
     }
 
-    /// A slice of a timer's history.
-    pub(super) fn entries(&mut self, timer: &TimerId, after: u64, limit: u32) -> Result<Vec<Entry>, String> {
-        self.read(|connection| timers::entries(connection, timer, after, limit))
-    }
-
-    /// Whether a timer ever was.
-    pub(super) fn has_history(&mut self, timer: &TimerId) -> Result<bool, String> {
-        self.read(|connection| timers::has_history(connection, timer))
+    /// A slice of a timer's history; `None`: there never was such a timer, as far as is known.
+    pub(super) fn history(
+        &mut self,
+        recital: &mut Recital,
+        timer: &TimerId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Slice<Option<Vec<Entry>>>, String> {
+        self.read(|connection| recital.slice(connection, timer, after, limit))
     }
 
     /// A kept answer, with the number of the event if it is one.
@@ -245,7 +247,7 @@ impl Database {
     /// Forgets a slice of history of timers deleted before `before`. Returns whether anything may be left to forget.
     pub(super) fn forget(&mut self, before: WallMs) -> Result<bool, String> {
         let gone = self.slice(false, |connection| timers::forget(connection, before, FORGET_ROWS_MAX))?;
-        Ok(gone == FORGET_ROWS_MAX)
+        Ok(gone >= FORGET_ROWS_MAX)
     }
 
     /// Deletes something in a transaction of its own. Not `synced`, so that no batch waits for it: what a power cut
@@ -531,6 +533,14 @@ pub(super) mod tests {
         Database::open(Directory::open(place.path()).unwrap(), "boot").unwrap()
     }
 
+    /// The history of a timer, if it goes into one slice.
+    fn entries(database: &mut Database, timer: &TimerId) -> Result<Option<Vec<Entry>>, String> {
+        match database.history(&mut Recital::default(), timer, 0, 10)? {
+            Slice::Done(rows) => Ok(rows),
+            Slice::Unfinished => panic!("too long"),
+        }
+    }
+
     fn large(number: u8) -> Record {
         Record::Replay(with_words(number, 1, Vec::new(), &vec![number; 300_000]))
     }
@@ -581,7 +591,7 @@ pub(super) mod tests {
         assert!(place.path().join("timerd.db-wal").metadata().unwrap().len() > 0);
         let (mut database, image) = open(&place);
         assert_eq!(image, expected);
-        assert_eq!(database.entries(&id, 0, 10).unwrap(), [created, started]);
+        assert_eq!(entries(&mut database, &id), Ok(Some(vec![created, started])));
         assert_eq!(database.replay(&[1; 32]).unwrap(), Some((replay(1, 3), None)));
         assert_eq!(database.replay(&[2; 32]).unwrap(), None);
         database.close().unwrap();
@@ -675,7 +685,7 @@ pub(super) mod tests {
         std::fs::rename(&here, &away).unwrap();
         assert!(database.judge(2).is_err());
         assert!(matches!(database.write(&batch(2, Vec::new())), Err(Trouble::Untouched(_))));
-        assert!(database.entries(&timer(1).id, 0, 1).is_err());
+        assert!(entries(&mut database, &timer(1).id).is_err());
         assert!(!here.exists());
         std::fs::rename(&away, &here).unwrap();
         assert_eq!(database.judge(2), Ok(None));

@@ -22,8 +22,9 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, ToSql, param
 use crate::clock::WallMs;
 use crate::domain::disk::{EventStats, Extent, Gone, Order, Page, Search};
 use crate::domain::events::{Event, Kind, Kinds, Stored};
-use crate::limits::SLICE_ROWS_MAX;
+use crate::limits::{SLICE_ROWS_MAX, SLICE_STRETCHES_MAX};
 use crate::store::schema::{integer, unreadable, unsigned};
+use crate::store::stretch::Stretch;
 
 /// The events' columns of `meta`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,7 +190,7 @@ impl<T> Slice<T> {
 }
 
 impl Reading {
-    /// Reads a slice: so many rows at most as one slice may have, whether they are wanted or not.
+    /// Reads a slice: so many rows at most as one slice may have, whether they are wanted or not, and so many stretches.
     ///
     /// # Errors
     /// SQLite's own, and when a row has no meaning.
@@ -199,14 +200,15 @@ impl Reading {
         search: &Search,
     ) -> rusqlite::Result<Slice<Result<Page, Gone>>> {
         let ledger = Ledger::read(connection)?;
-        let cursor = match (self.cursor, search.order) {
+        let mut cursor = match (self.cursor, search.order) {
             (Some(cursor), _) => cursor,
             (None, Order::After(seq)) => seq,
             (None, Order::NewestFirst) => {
+                self.floor = oldest(connection)?;
                 if let Some(since) = search.since {
-                    self.floor = first_later_than(connection, ledger, since.ms())?;
+                    self.floor = self.floor.max(first_later_than(connection, ledger, since.ms())?);
                 }
-                u64::MAX
+                ledger.last_seq + 1
             }
         };
         // Between two slices the events behind the first may have been deleted.
@@ -223,41 +225,59 @@ impl Reading {
         let wanted = |at: WallMs| search.since.is_none_or(|since| at > since);
         let mut statement = connection.prepare_cached(sql_of(search))?;
         let number = search.filter.kinds.and_then(|kinds| kinds.only()).map(Kind::number);
-        let (from, rows_max) = (integer(cursor), SLICE_ROWS_MAX);
-        let floor = integer(self.floor);
-        let mut rows = match driver_of(search) {
-            Driver::Session => statement.query(params![from, floor, rows_max, search.filter.session])?,
-            Driver::User => statement.query(params![from, floor, rows_max, search.filter.user])?,
-            Driver::Kind => statement.query(params![from, floor, rows_max, number])?,
-            Driver::Seq => statement.query([&from as &dyn ToSql, &floor, &rows_max])?,
-        };
-        let mut cursor = cursor;
-        let mut seen = 0;
-        while let Some(row) = rows.next()? {
-            let columns = Columns::of(row)?;
-            seen += 1;
-            if wanted(columns.at) && columns.fit(search) {
-                let stored = columns.stored()?;
-                let bytes = stored.event.bytes();
-                if !self.page.events.is_empty() && self.bytes + bytes > search.bytes_max {
-                    return Ok(Slice::Done(Ok(self.finish(cursor, false))));
+        let (floor, driver) = (integer(self.floor), driver_of(search));
+        let (mut seen, mut stretches) = (0, 0);
+        loop {
+            let (from, rows_max, stretch) = (integer(cursor), SLICE_ROWS_MAX - seen, stretch_of(search, cursor));
+            let mut rows = match driver {
+                Driver::Session => {
+                    statement.query(params![from, floor, rows_max, search.filter.session, stretch.number()])?
                 }
-                self.bytes += bytes;
-                self.page.events.push(stored);
+                Driver::User => {
+                    statement.query(params![from, floor, rows_max, search.filter.user, stretch.number()])?
+                }
+                Driver::Kind => statement.query(params![from, floor, rows_max, number])?,
+                Driver::Seq => statement.query([&from as &dyn ToSql, &floor, &rows_max])?,
+            };
+            while let Some(row) = rows.next()? {
+                let columns = Columns::of(row)?;
+                seen += 1;
+                if wanted(columns.at) && columns.fit(search) {
+                    let stored = columns.stored()?;
+                    let bytes = stored.event.bytes();
+                    if !self.page.events.is_empty() && self.bytes + bytes > search.bytes_max {
+                        return Ok(Slice::Done(Ok(self.finish(cursor, false))));
+                    }
+                    self.bytes += bytes;
+                    self.page.events.push(stored);
+                }
+                cursor = columns.seq;
+                if self.page.events.len() >= search.limit as usize {
+                    let is_last = search.order != Order::NewestFirst && cursor == ledger.last_seq;
+                    return Ok(Slice::Done(Ok(self.finish(cursor, is_last))));
+                }
             }
-            cursor = columns.seq;
-            if self.page.events.len() >= search.limit as usize {
-                let is_last = search.order != Order::NewestFirst && cursor == ledger.last_seq;
-                return Ok(Slice::Done(Ok(self.finish(cursor, is_last))));
+            if seen == SLICE_ROWS_MAX {
+                break;
+            }
+            // There is no more of it in this stretch.
+            let next = match search.order {
+                Order::NewestFirst => Some(stretch.first()).filter(|first| *first > self.floor),
+                Order::After(_) => Some(stretch.last()).filter(|last| *last < ledger.last_seq),
+            };
+            let Some(next) = next.filter(|_| matches!(driver, Driver::Session | Driver::User)) else {
+                return Ok(Slice::Done(Ok(self.finish(cursor.max(ledger.last_seq), true))));
+            };
+            cursor = next;
+            stretches += 1;
+            if stretches == SLICE_STRETCHES_MAX {
+                break;
             }
         }
         self.cursor = Some(cursor);
         self.rows += seen;
-        if seen == rows_max {
-            let is_enough = self.rows >= search.rows_max && search.order != Order::NewestFirst;
-            return Ok(if is_enough { Slice::Done(Ok(self.finish(cursor, false))) } else { Slice::Unfinished });
-        }
-        Ok(Slice::Done(Ok(self.finish(cursor.max(ledger.last_seq), true))))
+        let is_enough = self.rows >= search.rows_max && search.order != Order::NewestFirst;
+        Ok(if is_enough { Slice::Done(Ok(self.finish(cursor, false))) } else { Slice::Unfinished })
     }
 
     fn finish(&mut self, upto: u64, is_last: bool) -> Page {
@@ -285,6 +305,14 @@ fn driver_of(search: &Search) -> Driver {
     }
 }
 
+/// The stretch in which a search goes on from `cursor`.
+fn stretch_of(search: &Search, cursor: u64) -> Stretch {
+    Stretch::of(match search.order {
+        Order::NewestFirst => cursor.saturating_sub(1),
+        Order::After(_) => cursor.saturating_add(1),
+    })
+}
+
 fn sql_of(search: &Search) -> &'static str {
     macro_rules! select {
         ($from:literal, $order:literal) => {
@@ -303,10 +331,18 @@ fn sql_of(search: &Search) -> &'static str {
         };
     }
     match (driver_of(search), search.order) {
-        (Driver::Session, Order::NewestFirst) => select!(newest "INDEXED BY events_session WHERE session = ?4 AND"),
-        (Driver::Session, Order::After(_)) => select!(after "INDEXED BY events_session WHERE session = ?4 AND"),
-        (Driver::User, Order::NewestFirst) => select!(newest "INDEXED BY events_user WHERE user = ?4 AND"),
-        (Driver::User, Order::After(_)) => select!(after "INDEXED BY events_user WHERE user = ?4 AND"),
+        (Driver::Session, Order::NewestFirst) => {
+            select!(newest "INDEXED BY events_session WHERE seq >> 11 = ?5 AND session = ?4 AND")
+        }
+        (Driver::Session, Order::After(_)) => {
+            select!(after "INDEXED BY events_session WHERE seq >> 11 = ?5 AND session = ?4 AND")
+        }
+        (Driver::User, Order::NewestFirst) => {
+            select!(newest "INDEXED BY events_user WHERE seq >> 11 = ?5 AND user = ?4 AND")
+        }
+        (Driver::User, Order::After(_)) => {
+            select!(after "INDEXED BY events_user WHERE seq >> 11 = ?5 AND user = ?4 AND")
+        }
         (Driver::Kind, Order::NewestFirst) => select!(newest "INDEXED BY events_kind WHERE kind = ?4 AND"),
         (Driver::Kind, Order::After(_)) => select!(after "INDEXED BY events_kind WHERE kind = ?4 AND"),
         (Driver::Seq, Order::NewestFirst) => select!(newest "WHERE"),
@@ -357,6 +393,11 @@ impl<'r> Columns<'r> {
     }
 }
 
+/// The lowest number of an event that is there; 0: there is none.
+fn oldest(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.prepare_cached("SELECT ifnull(min(seq), 0) FROM events")?.query_row([], |row| unsigned(row, 0))
+}
+
 /// The number from which on events may be later than `cutoff_ms`; all before are not.
 fn first_later_than(connection: &Connection, ledger: Ledger, cutoff_ms: i64) -> rusqlite::Result<u64> {
     let sql = "SELECT seq, at_ms + behind_ms FROM events WHERE seq >= ?1 ORDER BY seq LIMIT 1";
@@ -384,7 +425,7 @@ pub(super) fn stats(connection: &Connection, hour_ago: WallMs) -> rusqlite::Resu
     let number = |sql: &str, parameters: &[&dyn ToSql]| -> rusqlite::Result<u64> {
         connection.prepare_cached(sql)?.query_row(parameters, |row| unsigned(row, 0))
     };
-    let oldest = number("SELECT ifnull(min(seq), 0) FROM events", &[])?;
+    let oldest = oldest(connection)?;
     let since = integer(first);
     let is_whole = ledger.total == 0 || ledger.last_seq - oldest + 1 == ledger.total;
     let later = match is_whole {
@@ -631,6 +672,32 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_name_is_looked_for_in_every_stretch_and_in_so_many_a_slice() {
+        let connection = empty();
+        let last = 2_000_000_i64;
+        let sql = "INSERT INTO events (seq, at_ms, behind_ms, kind, source, session, user, payload)
+                   VALUES (?1, ?1, 0, 1, 't', ?2, 'u', '{}')";
+        for (seq, session) in [(5, "a"), (2_047, "a"), (2_048, "a"), (1_000_000, "b"), (last, "a")] {
+            connection.execute(sql, params![seq, session]).unwrap();
+        }
+        connection.execute("UPDATE meta SET last_seq = ?1, events = 5, peak_ms = ?1", [last]).unwrap();
+        let stretches = u32::try_from(Stretch::of(last.cast_unsigned()).number() + 1).unwrap();
+        let filters = [
+            (Filter { session: Some("a".into()), ..Filter::default() }, vec![5, 2_047, 2_048, 2_000_000]),
+            (Filter { user: Some("u".into()), ..Filter::default() }, vec![5, 2_047, 2_048, 1_000_000, 2_000_000]),
+        ];
+        for (filter, mut want) in filters {
+            let forwards = Search { filter, ..search(Order::After(0)) };
+            let (page, slices) = read(&connection, &forwards);
+            let page = page.unwrap();
+            assert_eq!((page.upto, page.is_last, slices), (2_000_000, true, stretches.div_ceil(SLICE_STRETCHES_MAX)));
+            assert_eq!(seqs(&connection, &forwards), want);
+            want.reverse();
+            assert_eq!(seqs(&connection, &Search { order: Order::NewestFirst, ..forwards }), want);
         }
     }
 

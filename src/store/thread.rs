@@ -13,12 +13,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use crate::clock::WallMs;
 use crate::domain::disk::{Answer, Done, Extent, Job, Old, Query, Search};
 use crate::domain::effects::Batch;
-use crate::domain::history::Entry;
 use crate::domain::replays::Digest;
 use crate::domain::timers::TimerId;
-use crate::limits::{DISK_RETRY_EVERY, SLICE_ROWS_MAX};
+use crate::limits::DISK_RETRY_EVERY;
 use crate::store::database::{Checkpoint, Database, Trouble};
 use crate::store::events::{Forgetting, Reading, Slice};
+use crate::store::timers::Recital;
 
 /// A question that waits, or is answered in slices.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ enum Task {
     /// The figures of all events.
     Stats { hour_ago: WallMs },
     /// A page of history.
-    History { timer: TimerId, after: u64, limit: u32, rows: Vec<Entry> },
+    History { timer: TimerId, after: u64, limit: u32, recital: Recital },
     /// A page of events.
     Search { search: Search, reading: Reading },
     /// The responses of a session.
@@ -52,7 +52,9 @@ enum Task {
 impl Question {
     fn new(ticket: Option<u64>, query: Query) -> Self {
         let task = match query {
-            Query::History { timer, after, limit } => Task::History { timer, after, limit, rows: Vec::new() },
+            Query::History { timer, after, limit } => {
+                Task::History { timer, after, limit, recital: Recital::default() }
+            }
             Query::Events(search) => Task::Search { search, reading: Reading::default() },
             Query::ForgetEvents(extent) => Task::Forget { extent, begun: None },
             Query::Replay(key) => Task::Replay(key),
@@ -280,18 +282,8 @@ impl<W: Fn()> Disk<W> {
             Task::Results { assessment, after, bytes_max } => {
                 Slice::Done(Answer::Results(database.results(assessment, *after, *bytes_max)?))
             }
-            Task::History { timer, after, limit, rows } => {
-                let missing = limit.saturating_sub(u32::try_from(rows.len()).unwrap_or(u32::MAX));
-                let from = rows.last().map_or(*after, |last| last.revision);
-                let slice = missing.min(SLICE_ROWS_MAX);
-                let mut found = database.entries(timer, from, slice)?;
-                let is_last = found.len() < slice as usize || slice == missing;
-                rows.append(&mut found);
-                if !is_last {
-                    return Ok(Slice::Unfinished);
-                }
-                let ever = !rows.is_empty() || database.has_history(timer)?;
-                Slice::Done(Answer::History(ever.then(|| std::mem::take(rows))))
+            Task::History { timer, after, limit, recital } => {
+                database.history(recital, timer, *after, *limit)?.map(Answer::History)
             }
             Task::Search { search, reading } => database.events(reading, search)?.map(Answer::Events),
             Task::Forget { extent, begun } => {
@@ -369,7 +361,7 @@ mod tests {
     use crate::domain::history::Action;
     use crate::store::database::FORGET_ROWS_MAX;
     use crate::store::database::tests::{batch, open};
-    use crate::store::timers::tests::{entry, timer};
+    use crate::store::timers::tests::{created, entry, timer};
 
     struct Bench {
         disk: Disk<fn()>,
@@ -389,7 +381,8 @@ mod tests {
         let ids: Vec<TimerId> = (0..timers).map(|number| Arc::from(format!("timer_{number}"))).collect();
         let mut records = Vec::new();
         for id in &ids {
-            records.extend((1..rows).map(|revision| Record::History(entry(id, revision, 1, Action::Started))));
+            records.push(Record::History(entry(id, 1, 1, created())));
+            records.extend((2..rows).map(|revision| Record::History(entry(id, revision, 1, Action::Started))));
             records.push(Record::History(entry(id, rows, 1, Action::Deleted)));
         }
         database.write(&batch(1, records)).unwrap();

@@ -4,7 +4,8 @@
 //! an action means, when a batch begins or ends, or which boot it is.
 //!
 //! Invariants: a timer read back equals the one written, to the nanosecond; an entry of the history is written once
-//! and never changed; the history of a timer is forgotten whole, after the timer itself is gone.
+//! and never changed, and lies behind all entries of lower revisions; the first is that of the creation; the history of
+//! a timer is forgotten whole, after the timer itself is gone.
 
 use std::sync::Arc;
 
@@ -13,8 +14,11 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::clock::WallMs;
 use crate::domain::history::{Action, Entry};
 use crate::domain::timers::{State, Timer, TimerId};
+use crate::limits::{SLICE_ROWS_MAX, SLICE_STRETCHES_MAX};
 use crate::store::countdown;
+use crate::store::events::Slice;
 use crate::store::schema::{integer, unreadable, unsigned};
+use crate::store::stretch::Stretch;
 
 /// Writes the timer as it is now.
 ///
@@ -73,17 +77,12 @@ pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<Timer>> {
 
 /// Writes an entry of the history.
 ///
-/// An entry that is there already stays, and its batch goes on: it is a fact that has been told, while a batch
-/// refused for it would be tried again for ever, and with it everything that follows. Two entries of one revision
-/// cannot come from the domain; should they, the log says so.
-///
 /// # Errors
 /// SQLite's own.
 pub(super) fn put_entry(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
     let sql = "INSERT INTO history (timer_id, revision, at_ms, action, actor, remaining_ms, name, duration_s,
                    start_at_ms, added_s, added_ms)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
-               ON CONFLICT (timer_id, revision) DO NOTHING";
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     let (mut name, mut duration, mut start, mut seconds, mut milliseconds) = (None, None, None, None, None);
     match &entry.action {
         Action::Created { name: called, duration_s } => {
@@ -96,7 +95,7 @@ pub(super) fn put_entry(connection: &Connection, entry: &Entry) -> rusqlite::Res
         Action::Started | Action::Paused | Action::Resumed => {}
         Action::Stopped | Action::Expired | Action::Deleted => {}
     }
-    let written = connection.prepare_cached(sql)?.execute(params![
+    connection.prepare_cached(sql)?.execute(params![
         entry.timer,
         integer(entry.revision),
         entry.at.ms(),
@@ -109,63 +108,116 @@ pub(super) fn put_entry(connection: &Connection, entry: &Entry) -> rusqlite::Res
         seconds,
         milliseconds,
     ])?;
-    if written == 0 {
-        log::warn!("history of {} already has revision {}: the older entry stays", entry.timer, entry.revision);
-    }
     Ok(())
 }
 
-/// At most `limit` entries of `timer` with revisions above `after`, oldest first.
-///
-/// # Errors
-/// SQLite's own, and when a row has no meaning.
-pub(super) fn entries(
-    connection: &Connection,
-    timer: &TimerId,
-    after: u64,
-    limit: u32,
-) -> rusqlite::Result<Vec<Entry>> {
-    let sql = "SELECT revision, at_ms, action, actor, remaining_ms, name, duration_s, start_at_ms, added_s, added_ms
-               FROM history WHERE timer_id = ?1 AND revision > ?2 ORDER BY revision LIMIT ?3";
-    connection
-        .prepare_cached(sql)?
-        .query_map(params![timer, integer(after), limit], |row| read_entry(row, timer))?
-        .collect()
+/// A reading of a timer's history in progress: read in slices, from stretch to stretch.
+#[derive(Debug, Default)]
+pub(super) struct Recital {
+    /// Where it goes on; `None` before the first slice.
+    stretch: Option<Stretch>,
+    rows: Vec<Entry>,
 }
 
-/// Whether there is history of `timer`: every timer that ever was has some, until it is forgotten.
-///
-/// # Errors
-/// SQLite's own.
-pub(super) fn has_history(connection: &Connection, timer: &TimerId) -> rusqlite::Result<bool> {
-    connection.prepare_cached("SELECT 1 FROM history WHERE timer_id = ?1 LIMIT 1")?.exists([timer])
+impl Recital {
+    /// Reads a slice of at most `limit` entries of `timer` with revisions above `after`, oldest first. `None`: there
+    /// is no history of such a timer; every timer that ever was has some, until it is forgotten.
+    ///
+    /// # Errors
+    /// SQLite's own, and when a row has no meaning.
+    pub(super) fn slice(
+        &mut self,
+        connection: &Connection,
+        timer: &TimerId,
+        after: u64,
+        limit: u32,
+    ) -> rusqlite::Result<Slice<Option<Vec<Entry>>>> {
+        let begin = match self.stretch {
+            Some(stretch) => stretch,
+            None => match creation(connection, timer)? {
+                Some(number) => Stretch::of(number),
+                None => return Ok(Slice::Done(None)),
+            },
+        };
+        let sql =
+            "SELECT revision, at_ms, action, actor, remaining_ms, name, duration_s, start_at_ms, added_s, added_ms
+                   FROM history INDEXED BY history_timer
+                   WHERE number >> 11 = ?1 AND timer_id = ?2 AND revision > ?3 ORDER BY revision LIMIT ?4";
+        let mut statement = connection.prepare_cached(sql)?;
+        let newest = newest(connection)?;
+        let (mut stretch, mut rows_left) = (begin, SLICE_ROWS_MAX);
+        for _ in 0..SLICE_STRETCHES_MAX {
+            let missing = limit.saturating_sub(u32::try_from(self.rows.len()).unwrap_or(u32::MAX));
+            let from = self.rows.last().map_or(after, |last| last.revision);
+            let key = params![stretch.number(), timer, integer(from), rows_left.min(missing)];
+            for entry in statement.query_map(key, |row| read_entry(row, timer))? {
+                self.rows.push(entry?);
+                rows_left -= 1;
+            }
+            if self.rows.len() >= limit as usize || (rows_left > 0 && stretch >= newest) {
+                return Ok(Slice::Done(Some(std::mem::take(&mut self.rows))));
+            }
+            if rows_left == 0 {
+                break;
+            }
+            stretch = stretch.next();
+        }
+        self.stretch = Some(stretch);
+        Ok(Slice::Unfinished)
+    }
 }
 
-/// Forgets history of timers deleted before `before`, `rows` entries at most. Returns how many there were.
+/// Forgets history of timers deleted before `before`, some `rows` entries at most. Returns how many there were.
 ///
 /// The history of a timer is kept whole until its last entry, the deletion, is older than `before`, and then goes
-/// whole: half of it would tell of a timer that was paused and never created. The deletion is what finds it, so it
-/// goes last, and a forgetting cut short is taken up where it ended.
+/// whole: half of it would tell of a timer that was paused and never created. The deletion is what finds it and the
+/// creation tells where it begins, so these two go last, together, and a forgetting cut short is taken up where it
+/// ended.
 ///
 /// # Errors
 /// SQLite's own.
 pub(super) fn forget(connection: &Connection, before: WallMs, rows: u32) -> rusqlite::Result<u32> {
-    let next = "SELECT timer_id FROM history
+    let next = "SELECT timer_id, number FROM history
                 WHERE action = 'deleted' AND at_ms < ?1
                     AND NOT EXISTS (SELECT 1 FROM timers WHERE timers.id = history.timer_id)
                 ORDER BY at_ms LIMIT 1";
-    let delete = "DELETE FROM history WHERE timer_id = ?1 AND revision IN
-                      (SELECT revision FROM history WHERE timer_id = ?1 ORDER BY revision LIMIT ?2)";
+    let between = "DELETE FROM history WHERE number IN
+                      (SELECT number FROM history INDEXED BY history_timer
+                       WHERE number >> 11 = ?1 AND timer_id = ?2 AND number NOT IN (?3, ?4) LIMIT ?5)";
+    let ends = "DELETE FROM history WHERE number IN (?1, ?2)";
     let mut next = connection.prepare_cached(next)?;
-    let mut delete = connection.prepare_cached(delete)?;
+    let mut between = connection.prepare_cached(between)?;
+    let mut ends = connection.prepare_cached(ends)?;
     let mut gone = 0;
-    while gone < rows {
-        let timer: Option<TimerId> = next.query_row([before.ms()], |row| row.get(0)).optional()?;
-        let Some(timer) = timer else { break };
-        let deleted = delete.execute(params![timer, rows - gone])?;
-        gone += u32::try_from(deleted).unwrap_or(rows);
+    let count = |deleted| u32::try_from(deleted).unwrap_or(rows);
+    'timers: while gone < rows {
+        let row = |row: &Row<'_>| Ok((row.get::<_, TimerId>(0)?, unsigned(row, 1)?));
+        let Some((timer, last)) = next.query_row([before.ms()], row).optional()? else { break };
+        let first = creation(connection, &timer)?.unwrap_or(last);
+        let mut stretch = Stretch::of(first);
+        while stretch <= Stretch::of(last) {
+            let kept = (integer(first), integer(last));
+            gone += count(between.execute(params![stretch.number(), timer, kept.0, kept.1, rows - gone])?);
+            if gone >= rows {
+                break 'timers;
+            }
+            stretch = stretch.next();
+        }
+        gone += count(ends.execute([integer(first), integer(last)])?);
     }
     Ok(gone)
+}
+
+/// The number of the entry of a timer's creation.
+fn creation(connection: &Connection, timer: &TimerId) -> rusqlite::Result<Option<u64>> {
+    let sql = "SELECT number FROM history WHERE timer_id = ?1 AND action = 'created'";
+    connection.prepare_cached(sql)?.query_row([timer], |row| unsigned(row, 0)).optional()
+}
+
+/// The stretch that is being written.
+fn newest(connection: &Connection) -> rusqlite::Result<Stretch> {
+    let sql = "SELECT ifnull(max(number), 0) FROM history";
+    Ok(Stretch::of(connection.prepare_cached(sql)?.query_row([], |row| unsigned(row, 0))?))
 }
 
 fn read_timer(row: &Row<'_>) -> rusqlite::Result<Timer> {
@@ -268,6 +320,25 @@ pub(super) mod tests {
         connection
     }
 
+    pub(in crate::store) fn created() -> Action {
+        Action::Created { name: Arc::from(""), duration_s: 86_400 }
+    }
+
+    /// Reads a page of history, and in how many slices.
+    fn recite(connection: &Connection, timer: &TimerId, after: u64, limit: u32) -> (Option<Vec<Entry>>, u32) {
+        let mut recital = Recital::default();
+        for slices in 1.. {
+            if let Slice::Done(rows) = recital.slice(connection, timer, after, limit).unwrap() {
+                return (rows, slices);
+            }
+        }
+        unreachable!()
+    }
+
+    fn revisions(connection: &Connection, timer: &TimerId) -> Vec<u64> {
+        recite(connection, timer, 0, 10_000).0.into_iter().flatten().map(|entry| entry.revision).collect()
+    }
+
     #[test]
     fn a_timer_comes_back_as_it_was_in_every_state() {
         let connection = empty();
@@ -309,7 +380,7 @@ pub(super) mod tests {
         let connection = empty();
         let id: TimerId = Arc::from("timer_1");
         let actions = [
-            Action::Created { name: Arc::from(""), duration_s: 86_400 },
+            created(),
             Action::Scheduled { start_at: WallMs::from_ms(-1) },
             Action::Started,
             Action::Paused,
@@ -325,21 +396,33 @@ pub(super) mod tests {
         for entry in &expected {
             put_entry(&connection, entry).unwrap();
         }
-        assert_eq!(entries(&connection, &id, 0, 1_000).unwrap(), expected);
-        assert_eq!(entries(&connection, &id, 3, 2).unwrap(), expected[3..5]);
-        assert_eq!(entries(&connection, &id, u64::MAX, 2).unwrap(), []);
-        assert!(has_history(&connection, &id).unwrap());
-        assert!(!has_history(&connection, &Arc::from("timer_2")).unwrap());
+        assert_eq!(recite(&connection, &id, 0, 1_000), (Some(expected.clone()), 1));
+        assert_eq!(recite(&connection, &id, 3, 2).0.unwrap(), expected[3..5]);
+        assert_eq!(recite(&connection, &id, u64::MAX, 2).0.unwrap(), []);
+        assert_eq!(recite(&connection, &Arc::from("timer_2"), 0, 2).0, None);
     }
 
     #[test]
-    fn an_entry_once_written_stays() {
+    fn a_long_history_is_read_through_all_stretches_in_slices() {
         let connection = empty();
-        let id: TimerId = Arc::from("timer_1");
-        let first = entry(&id, 1, 10, Action::Paused);
-        put_entry(&connection, &first).unwrap();
-        put_entry(&connection, &entry(&id, 1, 11, Action::Stopped)).unwrap();
-        assert_eq!(entries(&connection, &id, 0, 9).unwrap(), [first]);
+        let (rare, busy): (TimerId, TimerId) = (Arc::from("rare"), Arc::from("busy"));
+        put_entry(&connection, &entry(&rare, 1, 1, created())).unwrap();
+        put_entry(&connection, &entry(&busy, 1, 1, created())).unwrap();
+        let all = 3 * Stretch::of(0).last();
+        for revision in 2..=all {
+            put_entry(&connection, &entry(&busy, revision, 1, Action::Paused)).unwrap();
+        }
+        put_entry(&connection, &entry(&rare, 2, 1, Action::Paused)).unwrap();
+        assert_eq!(revisions(&connection, &rare), [1, 2]);
+        assert_eq!(revisions(&connection, &busy), (1..=all).collect::<Vec<_>>());
+        let (page, slices) = recite(&connection, &busy, 2_000, 1_000);
+        let page: Vec<u64> = page.unwrap().iter().map(|entry| entry.revision).collect();
+        assert_eq!((page, slices), ((2_001..=3_000).collect(), 2));
+        // So many stretches that a slice cannot see them all.
+        let far = (2 * i64::from(SLICE_STRETCHES_MAX) + 1) << 11;
+        connection.execute("UPDATE history SET number = ?1 WHERE timer_id = 'rare' AND revision = 2", [far]).unwrap();
+        let (page, slices) = recite(&connection, &rare, 1, 1_000);
+        assert_eq!((page.unwrap().len(), slices), (1, 3));
     }
 
     #[test]
@@ -347,27 +430,38 @@ pub(super) mod tests {
         let connection = empty();
         let ids: Vec<TimerId> = ["held", "young", "old"].map(Arc::from).into();
         for id in &ids {
-            put_entry(&connection, &entry(id, 1, 1, Action::Started)).unwrap();
-            put_entry(&connection, &entry(id, 2, 2, Action::Paused)).unwrap();
+            put_entry(&connection, &entry(id, 1, 1, created())).unwrap();
+            put_entry(&connection, &entry(id, 2, 2, Action::Started)).unwrap();
+            put_entry(&connection, &entry(id, 3, 2, Action::Paused)).unwrap();
         }
         put(&connection, &Timer { id: ids[0].clone(), ..timer(1) }).unwrap();
-        put_entry(&connection, &entry(&ids[1], 3, 100, Action::Deleted)).unwrap();
-        put_entry(&connection, &entry(&ids[2], 3, 99, Action::Deleted)).unwrap();
+        // Somebody is busy for stretches meanwhile.
+        for revision in 4..=Stretch::of(0).last() {
+            put_entry(&connection, &entry(&ids[0], revision, 2, Action::Paused)).unwrap();
+        }
+        put_entry(&connection, &entry(&ids[2], 4, 3, Action::Stopped)).unwrap();
+        put_entry(&connection, &entry(&ids[1], 4, 100, Action::Deleted)).unwrap();
+        put_entry(&connection, &entry(&ids[2], 5, 99, Action::Deleted)).unwrap();
         let before = WallMs::from_ms(100);
         assert_eq!(forget(&connection, before, 2).unwrap(), 2);
-        assert_eq!(entries(&connection, &ids[2], 0, 9).unwrap().len(), 1, "the deletion goes last");
-        assert_eq!(forget(&connection, before, 2).unwrap(), 1);
+        assert_eq!(revisions(&connection, &ids[2]), [1, 4, 5], "creation and deletion go last");
+        assert_eq!(forget(&connection, before, 2).unwrap(), 3);
         assert_eq!(forget(&connection, before, 2).unwrap(), 0);
-        let left = ids.iter().map(|id| entries(&connection, id, 0, 9).unwrap().len()).collect::<Vec<_>>();
-        assert_eq!(left, [2, 3, 0]);
+        assert_eq!(recite(&connection, &ids[2], 0, 9).0, None);
+        let left: Vec<usize> = ids.iter().map(|id| revisions(&connection, id).len()).collect();
+        assert_eq!(left, [usize::try_from(Stretch::of(0).last()).unwrap(), 4, 0]);
     }
 
     #[test]
     fn what_is_forgotten_is_found_by_the_index() {
         let connection = empty();
-        let sql = "EXPLAIN QUERY PLAN SELECT timer_id FROM history WHERE action = 'deleted' AND at_ms < 1
-                   ORDER BY at_ms LIMIT 1";
-        let plan: String = connection.query_row(sql, [], |row| row.get(3)).unwrap();
-        assert!(plan.contains("history_deleted"), "{plan}");
+        for (sql, index) in [
+            ("action = 'deleted' AND at_ms < 1 ORDER BY at_ms LIMIT 1", "history_deleted"),
+            ("action = 'created' AND timer_id = 'a'", "history_created"),
+        ] {
+            let sql = format!("EXPLAIN QUERY PLAN SELECT timer_id FROM history WHERE {sql}");
+            let plan: String = connection.query_row(&sql, [], |row| row.get(3)).unwrap();
+            assert!(plan.contains(index), "{plan}");
+        }
     }
 }
