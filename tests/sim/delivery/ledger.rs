@@ -9,7 +9,7 @@
 //! It shares no arithmetic with the daemon. It looks at one thing of the daemon's that no client sees: whether a
 //! change of a session gathers for the next batch, since only that may delay an end. The batch must then bear it out.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -235,7 +235,6 @@ pub struct Ask {
     pub done: Vec<Outcome>,
     /// Since when nobody hears an answer.
     lost: Option<u64>,
-    closed: bool,
 }
 
 /// What a request has brought about.
@@ -247,6 +246,8 @@ pub struct Outcome {
     pub turn: u64,
     /// Up to which turn it may have been, where nothing tells.
     pub until: u64,
+    /// In which turn the batch before went to the disk: whoever was gone by then has not asked for this.
+    first: u64,
     /// What.
     pub op: Option<Op>,
     /// The session before and after that.
@@ -464,6 +465,8 @@ pub struct Ledger {
     /// Every request ever.
     pub asks: Vec<Ask>,
     open: Vec<usize>,
+    /// Those without an answer: what was done may be their doing, however long ago they asked.
+    unanswered: BTreeSet<usize>,
     /// The batch that was handed over last, and the last one that is durable. Counted here, since the daemon starts anew.
     batch: u64,
     durable_batch: u64,
@@ -510,6 +513,7 @@ impl Ledger {
             people: BTreeMap::new(),
             asks: Vec::new(),
             open: Vec::new(),
+            unanswered: BTreeSet::new(),
             batch: 0,
             durable_batch: 0,
             turns: vec![Now::default()],
@@ -548,8 +552,9 @@ impl Ledger {
 
     /// Somebody asks. `blocks`: whatever comes behind it waits for its answer.
     pub fn ask(&mut self, what: What, line: usize, blocks: bool) -> usize {
-        let ask = Ask { what, line, blocks, delivered: None, done: Vec::new(), lost: None, closed: false };
+        let ask = Ask { what, line, blocks, delivered: None, done: Vec::new(), lost: None };
         self.asks.push(ask);
+        self.unanswered.insert(self.asks.len() - 1);
         self.asks.len() - 1
     }
 
@@ -569,7 +574,7 @@ impl Ledger {
 
     /// It has been answered.
     pub fn answered(&mut self, ask: usize) {
-        self.asks[ask].closed = true;
+        self.unanswered.remove(&ask);
         self.open.retain(|other| *other != ask);
     }
 
@@ -586,32 +591,35 @@ impl Ledger {
     /// Of those who ask at the same time it cannot be told whose request was carried out first. What this request may
     /// have done to a session: what it is taken to have done, and what others are.
     pub fn outcomes(&self, ask: usize, id: &str) -> Vec<(usize, Outcome)> {
-        let since = self.asks[ask].delivered.unwrap_or(u64::MAX);
         let of = |at: usize, own: bool| {
-            let other = &self.asks[at];
-            let is_free = |done: &Outcome| own || (!other.closed && done.until >= since && self.could(ask, done));
-            let done = other.done.iter().find(|done| *done.id == *id && self.is_durable(done) && is_free(done));
+            let is_free = |done: &Outcome| own || self.could(ask, done);
+            let mut done = self.asks[at].done.iter();
+            let done = done.find(|done| *done.id == *id && self.is_durable(done) && is_free(done));
             done.map(|done| (at, done.clone()))
         };
-        let others = (0..self.asks.len()).rev().take(400).filter(|at| *at != ask);
-        of(ask, true).into_iter().chain(others.filter_map(|at| of(at, false))).collect()
+        let others = self.unanswered.iter().rev().filter(|at| **at != ask);
+        of(ask, true).into_iter().chain(others.filter_map(|at| of(*at, false))).collect()
     }
 
-    /// Of two who put the same candidate, or give up the same assessment, it cannot be told who came first.
-    pub fn settle_twins(&mut self, ask: usize) {
-        let is_twin = |other: &Ask| match (&other.what, &self.asks[ask].what) {
+    /// Those without an answer who put the same candidate, or give up the same assessment.
+    fn twins(&self, ask: usize) -> impl Iterator<Item = usize> {
+        let is_twin = move |other: &usize| match (&self.asks[*other].what, &self.asks[ask].what) {
             (What::Admit(a), What::Admit(b)) => a == b,
             (What::Drop(a), What::Drop(b)) => a == b,
             _ => false,
         };
-        if self.done(ask).is_some_and(|done| self.is_durable(done)) {
+        self.unanswered.iter().rev().copied().filter(move |other| *other != ask).filter(is_twin)
+    }
+
+    /// Of two who put the same candidate, or give up the same assessment, it cannot be told who came first.
+    pub fn settle_twins(&mut self, ask: usize) {
+        let fits = |done: &&Outcome| self.is_durable(done);
+        if self.done(ask).filter(fits).is_some() {
             return;
         }
-        let is_free = |other: &Ask| !other.closed && other.done.iter().any(|done| self.is_durable(done));
-        let twin = (0..self.asks.len()).rev().take(400).find(|at| {
-            let other = &self.asks[*at];
-            *at != ask && is_twin(other) && is_free(other)
-        });
+        let has_done =
+            |twin: &usize| self.done(*twin).filter(fits).is_some_and(|done| self.was_on_its_way(ask, done));
+        let twin = self.twins(ask).find(has_done);
         if let Some(twin) = twin {
             self.exchange(ask, twin, "");
         }
@@ -619,18 +627,19 @@ impl Ledger {
 
     /// What somebody is told was refused was done for whoever asked for the same.
     pub fn give_away_twin(&mut self, ask: usize) {
-        let is_twin = |other: &Ask| match (&other.what, &self.asks[ask].what) {
-            (What::Admit(a), What::Admit(b)) => a == b,
-            (What::Drop(a), What::Drop(b)) => a == b,
-            _ => false,
-        };
-        let twin = (0..self.asks.len()).rev().take(400).find(|at| {
-            let other = &self.asks[*at];
-            *at != ask && is_twin(other) && !other.closed && other.done.is_empty() && other.delivered.is_some()
-        });
-        if let Some(twin) = twin.filter(|_| !self.asks[ask].done.is_empty()) {
+        let Some(done) = self.done(ask) else { return };
+        let twin = self.twins(ask).find(|twin| self.done(*twin).is_none() && self.was_on_its_way(*twin, done));
+        if let Some(twin) = twin {
             self.exchange(ask, twin, "");
         }
+    }
+
+    /// Whether this request was on its way when that was done.
+    fn was_on_its_way(&self, ask: usize, done: &Outcome) -> bool {
+        let Ask { delivered, lost, .. } = &self.asks[ask];
+        delivered.is_some_and(|delivered| {
+            delivered <= done.until && lost.is_none_or(|lost| lost.max(delivered) >= done.first)
+        })
     }
 
     /// Who has asked for a session since `turn`.
@@ -653,14 +662,13 @@ impl Ledger {
 
     /// Whether this request may have done that, if another has not.
     fn could(&self, ask: usize, done: &Outcome) -> bool {
-        let Ask { what, delivered, .. } = &self.asks[ask];
-        let deed = match what {
+        let deed = match &self.asks[ask].what {
             What::Deed(of, deed) if *of == done.id => deed,
             What::Bulk(exam, deed) if self.nouns.get(&done.id).is_some_and(|noun| noun.exam.id == *exam) => deed,
             _ => return false,
         };
         let (Some(before), Some(face)) = (&done.before, &done.face) else { return false };
-        if delivered.is_none_or(|delivered| delivered > done.until) {
+        if !self.was_on_its_way(ask, done) {
             return false;
         }
         let mut again = Face::clone(before);
@@ -679,9 +687,8 @@ impl Ledger {
 
     fn give_on(&mut self, ask: usize, id: &str, givers: &mut Vec<usize>) -> bool {
         let Some(done) = self.asks[ask].done.iter().find(|done| *done.id == *id).cloned() else { return false };
-        let takers = (0..self.asks.len()).rev().take(400);
-        let takers = takers.filter(|at| !givers.contains(at) && !self.asks[*at].closed && self.could(*at, &done));
-        let mut takers: Vec<usize> = takers.collect();
+        let takers = self.unanswered.iter().rev().copied();
+        let mut takers: Vec<usize> = takers.filter(|at| !givers.contains(at) && self.could(*at, &done)).collect();
         let is_busy = |at: &usize| self.asks[*at].done.iter().any(|done| *done.id == *id);
         takers.sort_by_key(is_busy);
         for taker in takers {
@@ -1135,31 +1142,33 @@ impl Ledger {
         noun.bases.push((began, face.clone()));
         let (id, batch) = (id.clone(), self.batch);
         let op = Some(deed.op);
-        let done = Outcome { id, turn, until, op, before: Some(before), face: Some(face), was_there: true, batch };
+        let (first, before, face) = (self.handed_turn, Some(before), Some(face));
+        let done = Outcome { id, turn, until, first, op, before, face, was_there: true, batch };
         self.asks[ask].done.push(done);
     }
 
     /// What was asked of a session lately, for whoever wonders.
     pub fn asked_of(&self, id: &str) -> Vec<String> {
-        let of = |ask: &&Ask| match &ask.what {
+        let of = |(_, ask): &(usize, &Ask)| match &ask.what {
             What::Deed(of, _) => **of == *id,
             What::Bulk(exam, _) => self.nouns.get(id).is_some_and(|noun| noun.exam.id == *exam),
             _ => false,
         };
-        let tell = |ask: &Ask| {
-            let Ask { what, line, delivered, lost, closed, .. } = ask;
+        let tell = |(at, ask): (usize, &Ask)| {
+            let closed = !self.unanswered.contains(&at);
+            let Ask { what, line, delivered, lost, .. } = ask;
             let done: Vec<_> =
                 ask.done.iter().filter(|done| *done.id == *id).map(|done| (done.turn, done.until)).collect();
             format!("{what:?} on {line}, delivered {delivered:?}, lost {lost:?}, closed {closed}: {done:?}")
         };
-        self.asks.iter().rev().filter(of).take(60).map(tell).collect()
+        self.asks.iter().enumerate().rev().filter(of).take(60).map(tell).collect()
     }
 
     /// Something before it on its line must be answered first.
     fn is_blocked(&self, ask: usize) -> bool {
         let line = self.asks[ask].line;
-        let before = self.asks[..ask].iter().rev().take(400).filter(|other| other.line == line);
-        before.into_iter().any(|other| other.blocks && !other.closed && other.lost.is_none())
+        let mut before = self.unanswered.range(..ask).map(|other| &self.asks[*other]);
+        before.any(|other| other.line == line && other.blocks && other.lost.is_none())
     }
 
     /// A session begins.
@@ -1262,6 +1271,7 @@ impl Ledger {
             id,
             turn: then,
             until: then,
+            first: self.handed_turn,
             op: None,
             before: None,
             face: Some(shared),
@@ -1280,13 +1290,14 @@ impl Ledger {
     }
 
     fn outcome(&mut self, at: usize, was_there: bool) {
-        let turn = self.turn();
+        let (turn, first) = (self.turn(), self.handed_turn);
         let batch = self.batch;
         let ask = &mut self.asks[at];
         ask.done.push(Outcome {
             id: Rc::from(""),
             turn,
             until: turn,
+            first,
             op: None,
             before: None,
             face: None,
@@ -1361,8 +1372,8 @@ impl Ledger {
         self.in_hand = None;
         self.is_failed = true;
         let lost = self.batch;
-        for ask in self.asks.iter_mut().rev().take(1_000) {
-            ask.done.retain(|done| done.batch != lost);
+        for ask in &self.unanswered {
+            self.asks[*ask].done.retain(|done| done.batch != lost);
         }
         self.exams.values_mut().for_each(|versions| versions.undo(turn));
         self.people.values_mut().for_each(|versions| versions.undo(turn));
@@ -1389,6 +1400,7 @@ impl Ledger {
         self.heard_again = false;
         self.durable_batch = self.batch;
         self.open.clear();
+        self.unanswered.clear();
         let alive = image.alive.unwrap_or(now);
         let away_ns = match image.same_boot {
             true => now.mono.ns().saturating_sub(alive.mono.ns()),
