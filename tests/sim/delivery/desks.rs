@@ -325,7 +325,7 @@ impl Hall {
             _ => "hall answers 4xx",
         });
         if answer.status / 100 == 2 {
-            self.ledger.settle_twins(request.ask);
+            self.ledger.settle_twins(request.ask, answer.status != 201);
         } else {
             self.ledger.give_away_twin(request.ask);
         }

@@ -611,9 +611,10 @@ impl Ledger {
         self.unanswered.iter().rev().copied().filter(move |other| *other != ask).filter(is_twin)
     }
 
-    /// Of two who put the same candidate, or give up the same assessment, it cannot be told who came first.
-    pub fn settle_twins(&mut self, ask: usize) {
-        let fits = |done: &&Outcome| self.is_durable(done);
+    /// Of two who put the same candidate, or give up the same assessment, it cannot be told who came first, before one of
+    /// them is told whether it was there.
+    pub fn settle_twins(&mut self, ask: usize, was_there: bool) {
+        let fits = |done: &&Outcome| self.is_durable(done) && done.was_there == was_there;
         if self.done(ask).filter(fits).is_some() {
             return;
         }
