@@ -231,6 +231,8 @@ pub struct Ask {
     pub delivered: Option<u64>,
     /// What comes behind it on its line is not looked at before it is answered.
     blocks: bool,
+    /// It came behind such a one.
+    was_blocked: bool,
     /// What a batch has made of it.
     pub done: Vec<Outcome>,
     /// Since when nobody hears an answer.
@@ -552,7 +554,7 @@ impl Ledger {
 
     /// Somebody asks. `blocks`: whatever comes behind it waits for its answer.
     pub fn ask(&mut self, what: What, line: usize, blocks: bool) -> usize {
-        let ask = Ask { what, line, blocks, delivered: None, done: Vec::new(), lost: None };
+        let ask = Ask { what, line, blocks, was_blocked: false, delivered: None, done: Vec::new(), lost: None };
         self.asks.push(ask);
         self.unanswered.insert(self.asks.len() - 1);
         self.asks.len() - 1
@@ -561,6 +563,7 @@ impl Ledger {
     /// The request has reached the daemon.
     pub fn delivered(&mut self, ask: usize) {
         self.asks[ask].delivered = Some(self.turn());
+        self.asks[ask].was_blocked = self.is_blocked(ask);
         if !matches!(self.asks[ask].what, What::Read) {
             self.open.push(ask);
         }
@@ -1290,6 +1293,11 @@ impl Ledger {
         at.unwrap_or_else(|| violated("only what is asked for is done", what))
     }
 
+    /// Since when what a request has brought about is so: since it came, or by now, if it had to wait for others.
+    fn began(&self, at: usize) -> u64 {
+        self.asks[at].delivered.filter(|_| !self.asks[at].was_blocked).unwrap_or(self.turn())
+    }
+
     fn outcome(&mut self, at: usize, was_there: bool) {
         let (turn, first) = (self.turn(), self.handed_turn);
         let batch = self.batch;
@@ -1311,7 +1319,7 @@ impl Ledger {
         let is_meant = |what: &What| matches!(what, What::Put(exam) if is_same(exam, stored));
         let at = self.asked_for(&format!("{stored:?}"), is_meant);
         let What::Put(exam) = self.asks[at].what.clone() else { unreachable!() };
-        let since = self.asks[at].delivered.unwrap();
+        let since = self.began(at);
         let versions = self.exams.entry(exam.id.clone()).or_default();
         let was_there = versions.last().is_some();
         versions.stage(since, Some(exam));
@@ -1320,7 +1328,7 @@ impl Ledger {
 
     fn dropped_exam(&mut self, id: &str) {
         let at = self.asked_for(id, |what| matches!(what, What::Drop(exam) if exam == id));
-        let since = self.asks[at].delivered.unwrap();
+        let since = self.began(at);
         let active = self.nouns.values().find(|noun| {
             noun.exam.id == id && noun.latest.core.state.is_active() && noun.latest.core.next_ns().is_none()
         });
@@ -1340,7 +1348,7 @@ impl Ledger {
         let is_meant = |what: &What| matches!(what, What::Admit(person) if is_same(person));
         let at = self.asked_for(&format!("{stored:?}"), is_meant);
         let What::Admit(person) = self.asks[at].what.clone() else { unreachable!() };
-        let since = self.asks[at].delivered.unwrap();
+        let since = self.began(at);
         let versions = self.people.entry(person.id.clone()).or_default();
         let was_there = versions.last().is_some();
         versions.stage(since, Some(Rc::new(person)));
