@@ -1101,7 +1101,15 @@ impl Ledger {
         // Without an event and without a clock that begins or stops, nothing tells when it was.
         let is_timed = base.core.next_ns().is_some() || face.core.next_ns().is_some();
         let is_vague = !is_dated && (matches!(deed.op, Op::Extend(_) | Op::Flag(..) | Op::Go(_)) || !is_timed);
-        let until = if is_vague { self.turn() } else { turn };
+        let is_same = |later: &u64| {
+            let clocks = self.clocks(*later);
+            let mut again = base.clone();
+            again.live(clocks, &self.lapses);
+            clocks.wall == then.wall && again.ask(deed).is_ok() && again.quarrel(stored, false).is_none()
+        };
+        // Turns within a millisecond have the same name.
+        let until =
+            if is_vague { self.turn() } else { (turn + 1..=self.turn()).take_while(is_same).last().unwrap_or(turn) };
         Ok(Found { ask: 0, turn, until, deed: deed.clone(), face, told, lived, passed })
     }
 
