@@ -1455,8 +1455,12 @@ impl Ledger {
                     kept == words.as_deref()
                 })
             };
+            // What was lost of a grace is given back later: there may be less of it on the disk, and never more.
+            let ends_ns = stored.grace.ends().map_or(0, |ends| ends.mono.ns());
+            let has_grace = |face: &Face| face.core.at_ns + face.core.grace_ns >= ends_ns;
             let is_this = |is_deaf: bool| {
-                faces.iter().flatten().find(|face| face.quarrel(stored, is_deaf).is_none() && has_words(face))
+                let is_same = |face: &&Face| face.quarrel(stored, is_deaf).is_none() && has_words(face);
+                faces.iter().flatten().find(|face| is_same(face) && (!is_deaf || has_grace(face)))
             };
             let Some(face) = is_this(false).or_else(|| is_this(true)) else {
                 let why: Vec<_> = faces.iter().flatten().map(|face| face.quarrel(stored, true)).collect();
@@ -1474,9 +1478,7 @@ impl Ledger {
             }
             if has_clock && face.core.state == State::Expired {
                 // How long hand-ins could not be taken when it was written and since, nobody knows any more.
-                let ends_ns = stored.grace.ends().map_or(0, |ends| ends.mono.ns());
-                let known_ns = ends_ns.saturating_sub(face.core.at_ns);
-                face.core.grace_ns = known_ns.min(face.core.grace_ns);
+                face.core.grace_ns = ends_ns.saturating_sub(face.core.at_ns);
             }
             let mut told = face.live(alive, &[]);
             let core = &mut face.core;
