@@ -55,6 +55,8 @@ pub struct Line {
     pub finished: bool,
     /// The hub has closed it.
     pub closed: bool,
+    /// There was not even room to say that there is no room.
+    pub was_cut: bool,
     /// The client does not even answer the end of the line.
     pub ghost: bool,
 }
@@ -105,6 +107,7 @@ impl Net {
             reset: false,
             finished: false,
             closed: false,
+            was_cut: false,
             ghost: false,
         };
         let line = self.lines.insert(line);
@@ -181,8 +184,9 @@ impl Net {
         self.writable.drain(..).for_each(|index| hub.writable(index));
     }
 
-    /// Gives the hub those who have come.
-    pub fn accept(&mut self, now: Now, hub: &mut Hub) {
+    /// Gives the hub those who have come. Returns how many connections there were when it had no room for one.
+    pub fn accept(&mut self, now: Now, hub: &mut Hub) -> Option<usize> {
+        let mut full_at = None;
         for name in std::mem::take(&mut self.arrivals) {
             match hub.accept(now, IpAddr::V4(Ipv4Addr::LOCALHOST)) {
                 Some(index) => {
@@ -190,9 +194,13 @@ impl Net {
                     assert!(before.is_none(), "the hub gave one index to two connections");
                     self.lines[name].index = Some(index);
                 }
-                None => self.lines[name].closed = true,
+                None => {
+                    (self.lines[name].closed, self.lines[name].was_cut) = (true, true);
+                    full_at.get_or_insert(hub.connections());
+                }
             }
         }
+        full_at
     }
 
     /// Gives the hub what has come, in pieces. Returns whether something is left that it would take.

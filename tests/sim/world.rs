@@ -134,7 +134,7 @@ impl World {
             witness.done(now, &done);
             self.hub.handle_done(now, done);
         }
-        self.net.accept(now, &mut self.hub);
+        let full_at = self.net.accept(now, &mut self.hub);
         witness.due(now, &self.hub);
         self.hub.advance(now);
         self.hub.unpark(now);
@@ -150,7 +150,7 @@ impl World {
         self.hub.reap(&mut self.net);
         self.hub.account(Duration::ZERO);
         witness.judge(self);
-        self.check_bounds();
+        self.check_bounds(full_at);
     }
 
     /// The daemon ends without a word, and is back after `away_ns`; `reboot`: the whole machine, with the boot clock
@@ -177,15 +177,16 @@ impl World {
         witness.restarted(self, &kept);
     }
 
-    /// Nothing has grown beyond its bound.
-    fn check_bounds(&mut self) {
+    /// Nothing has grown beyond its bound, and nobody is cut off below it.
+    fn check_bounds(&mut self, full_at: Option<usize>) {
         let connections = self.hub.connections();
         if connections != self.net.open() {
             violated("the hub knows its connections", &format!("{connections} of {}", self.net.open()));
         }
         let settings = (self.settings)().connections_max;
-        if connections > settings + connections_over_max(settings) {
-            violated("connections are bounded", &format!("{connections}"));
+        let most = settings + connections_over_max(settings);
+        if connections > most || full_at.is_some_and(|connections| connections < most) {
+            violated("connections are bounded", &format!("{connections}, full at {full_at:?}"));
         }
     }
 }

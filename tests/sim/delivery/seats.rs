@@ -258,6 +258,7 @@ impl Hall {
         let seat = &mut self.seats[at];
         let line = world.net.line(seat.line);
         let (delivered, is_closed) = (line.delivered, line.closed);
+        seat.gone |= line.was_cut;
         if seat.joined.is_none() && delivered >= seat.request {
             seat.joined = Some(turn);
             if let Some(noun) = self.ledger.nouns.get(&seat.id) {

@@ -376,6 +376,7 @@ impl Fair {
         let listener = &mut self.listeners[at];
         let line = world.net.line(listener.line);
         let (delivered, is_closed, is_short) = (line.delivered, line.closed, line.was_short);
+        listener.gone |= line.was_cut;
         let last_seq = self.archive.state().last_seq;
         let took = line.inbox.len() > listener.held;
         if listener.asked_end.is_some_and(|end| end <= delivered) && listener.released.is_none() {

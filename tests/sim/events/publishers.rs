@@ -339,6 +339,7 @@ impl Fair {
         let publisher = &mut self.publishers[at];
         let line = world.net.line(publisher.line);
         let (delivered, is_closed) = (line.delivered, line.closed);
+        publisher.gone |= line.was_cut;
         let now = world.now.mono.ns();
         while let Some(awaited) = publisher.awaited.get_mut(publisher.heard).filter(|it| it.end <= delivered) {
             if let Ok(number) = awaited.letter {

@@ -611,6 +611,7 @@ impl Teams {
         let seat = &mut self.seats[at];
         let line = world.net.line(seat.line);
         let is_closed = line.closed;
+        seat.is_gone |= line.was_cut;
         let mut inbox = std::mem::take(&mut line.inbox);
         if !seat.is_upgraded && !inbox.is_empty() {
             match peer::next_answer(&mut inbox, false) {

@@ -1004,6 +1004,7 @@ impl Exam {
         let seat = &mut self.seats[at];
         let line = world.net.line(seat.line);
         let (is_short, is_closed, delivered) = (line.was_short, line.closed, line.delivered);
+        seat.gone |= line.was_cut;
         if seat.joined.is_none() && delivered >= seat.request {
             seat.joined = Some(turn);
             seat.heard_at = now.mono.ns();
