@@ -1167,7 +1167,10 @@ impl Exam {
                 violated("whoever is silent for too long is dropped", &format!("{seat:?}, now {now}"));
             }
             let waiting = seat.cursor.map_or(&[][..], |cursor| &noun.log[cursor..]);
-            let is_over = waiting.len() > OUTBOX_FRAMES_MAX && {
+            // Whose stream was refused waits for nothing else, however slowly he takes that.
+            let is_heard =
+                seat.upgraded || !seat.is_stream || world.net.line(seat.line).inbox.starts_with(b"HTTP/1.1 200");
+            let is_over = is_heard && waiting.len() > OUTBOX_FRAMES_MAX && {
                 let lasting = waiting.iter().filter(|said| !said.is_tick);
                 let bytes: usize = lasting.clone().map(|said| said.text.len()).sum();
                 lasting.count() > OUTBOX_FRAMES_MAX + 4 || bytes > OUTBOX_BYTES_MAX
