@@ -925,7 +925,10 @@ impl Teams {
         let view = seat.view.as_mut().unwrap();
         let (key, number) = view.place;
         if value["type"] == "session:user-left" {
-            self.ledger.reorder(key, view.cursor, value["name"].as_str().unwrap_or_default());
+            // What was said as he came he need not hear.
+            for cursor in [view.cursor, view.cursor.max(view.optional)] {
+                self.ledger.reorder(key, cursor, value["name"].as_str().unwrap_or_default());
+            }
         }
         let noun = &self.ledger.nouns[&key];
         let list = || users_of(value, text);
