@@ -32,17 +32,18 @@ impl Alarm {
         Ok(Alarm { timer, set_for: None })
     }
 
-    /// Sets it for `at`; an instant that has passed rings at once. `None` silences it.
+    /// Sees to it that it rings at `at` or before; an instant that has passed rings at once.
     ///
-    /// The timer is never read: it is registered edge-triggered, and setting it anew clears it.
+    /// One that is set for an earlier instant stays: deadlines move away with each pause, to set it anew costs more than
+    /// most of a turn, and when it rings too early the next turn sets it right. The timer is never read: it is
+    /// registered edge-triggered, and setting it anew clears it.
     ///
     /// # Errors
     /// When the kernel refuses, which it does not.
     pub(super) fn set(&mut self, at: Option<Mono>) -> io::Result<()> {
-        if self.set_for != at {
-            timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once(at.map_or(0, |at| at.ns().max(1))))?;
-            self.set_for = at;
-        }
+        let Some(at) = at.filter(|at| self.set_for.is_none_or(|set_for| *at < set_for)) else { return Ok(()) };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once(at.ns().max(1)))?;
+        self.set_for = Some(at);
         Ok(())
     }
 
