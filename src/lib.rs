@@ -3,7 +3,7 @@
 //! Instructors control timers over REST, students' browsers hold a WebSocket and are told the time each second,
 //! candidates sit exams under a deadline, teams share a countdown, and nobody but the server owns time. One process:
 //! **one loop thread owns every socket, every timer and all state; one disk thread owns SQLite.** No async runtime, no
-//! lock, no thread pool.
+//! lock, no thread pool; not even the table of descriptors is shared.
 //!
 //! # The map
 //!
