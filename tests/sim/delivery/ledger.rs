@@ -1032,6 +1032,7 @@ impl Ledger {
                 }
                 let delivered = ask.delivered.unwrap_or(last).max(first);
                 let turns: Vec<u64> = match (&deed.op, later) {
+                    (_, false) if ask.delivered < Some(delivered) => continue,
                     (_, false) => vec![delivered],
                     (Op::Pause | Op::Resume | Op::Extend(_) | Op::Flag(..), true) if dated.is_some() => {
                         (delivered..=last).collect()
