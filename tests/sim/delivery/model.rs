@@ -348,12 +348,13 @@ impl Session {
         // Of those that end at one instant the one written first comes first.
         let mut order: Vec<usize> = (0..self.sections.len()).collect();
         order.sort_by_key(|part| self.paper.parts[*part].number);
+        // All of them end, though he is led past one of them for good.
+        order.retain(|part| {
+            let section = &self.sections[*part];
+            section.is_entered && !section.is_locked && section.left_ns == Some(0)
+        });
         for part in order {
-            let section = &mut self.sections[part];
-            if !section.is_entered || section.is_locked || section.left_ns != Some(0) {
-                continue;
-            }
-            section.is_locked = true;
+            self.sections[part].is_locked = true;
             if part == self.part() {
                 let Some(next) = self.next_open(part) else { return self.expire(told) };
                 self.move_to(self.paper.first_of(next), told);
