@@ -323,7 +323,8 @@ pub const READ_BYTES_PER_TURN: usize = 4 << 20;
 pub const WORK_PER_TURN: u32 = 1_024;
 /// Connections flushed in one turn: about 10 ms of send(2).
 pub const FLUSHES_PER_TURN: usize = 2_048;
-/// Connections fetched from memory together before they are flushed: as many loads as a core has under way at a time.
+/// Connections fetched from memory together before they are flushed: a few loads overlap, and what is fetched must
+/// still be in the cache when its turn comes.
 pub const FETCHED_AHEAD: usize = 8;
 /// Bytes written in one turn.
 pub const WRITE_BYTES_PER_TURN: usize = 16 << 20;

@@ -34,8 +34,8 @@ impl Alarm {
 
     /// Sees to it that it rings at `at` or before; an instant that has passed rings at once.
     ///
-    /// One that is set for an earlier instant stays: deadlines move away with each pause, to set it anew costs more than
-    /// most of a turn, and when it rings too early the next turn sets it right. The timer is never read: it is
+    /// One that is set for an earlier instant stays: deadlines move away with each pause, to follow them would be a
+    /// system call a turn, and when it rings too early the next turn sets it right. The timer is never read: it is
     /// registered edge-triggered, and setting it anew clears it.
     ///
     /// # Errors

@@ -70,9 +70,8 @@ impl Disk {
 }
 
 /// Gives this thread a table of descriptors of its own. While two threads share one, the kernel counts a reference to
-/// the socket up and down in each system call, in a cache line that nothing else of a send needs: about a hundredth of
-/// what a tick costs. The disk thread keeps the table as it was, with the files of the database, and its locks on
-/// them, which belong to the table (fcntl(2)).
+/// the socket up and down in each system call, in a cache line that nothing else of a send needs. The disk thread keeps
+/// the table as it was, with the files of the database, and its locks on them, which belong to the table (fcntl(2)).
 fn part_descriptors() {
     // SAFETY: a descriptor that one of the threads opens from here on means nothing to the other, and none is handed
     // over: the loop opens sockets, the disk thread files. The waker and the signals' pipe stand in both tables.

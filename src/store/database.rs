@@ -27,7 +27,8 @@ use crate::domain::replays::{Digest, Replay};
 use crate::domain::timers::TimerId;
 use crate::limits::SLICE_ROWS_MAX;
 use crate::store::directory::Directory;
-use crate::store::events::{Forgetting, Reading, Slice};
+use crate::store::events::{Forgetting, Reading};
+use crate::store::slice::Slice;
 use crate::store::timers::Recital;
 use crate::store::{OpenError, assessments, delivery, events, replays, rooms, schema, timers};
 

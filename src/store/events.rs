@@ -24,6 +24,7 @@ use crate::domain::disk::{EventStats, Extent, Gone, Order, Page, Search};
 use crate::domain::events::{Event, Kind, Kinds, Stored};
 use crate::limits::{SLICE_ROWS_MAX, SLICE_STRETCHES_MAX};
 use crate::store::schema::{integer, unreadable, unsigned};
+use crate::store::slice::Slice;
 use crate::store::stretch::Stretch;
 
 /// The events' columns of `meta`.
@@ -168,25 +169,6 @@ pub(super) struct Reading {
     bytes: usize,
     rows: u32,
     page: Page,
-}
-
-/// What came of a slice.
-#[derive(Debug)]
-pub(super) enum Slice<T> {
-    /// There is more to do.
-    Unfinished,
-    /// It is done.
-    Done(T),
-}
-
-impl<T> Slice<T> {
-    /// What it came to, in other words.
-    pub(super) fn map<U>(self, words: impl FnOnce(T) -> U) -> Slice<U> {
-        match self {
-            Slice::Unfinished => Slice::Unfinished,
-            Slice::Done(done) => Slice::Done(words(done)),
-        }
-    }
 }
 
 impl Reading {

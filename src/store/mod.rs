@@ -9,6 +9,7 @@
 //! directory.rs   the data directory: made, guarded, locked; files brought to the truth of the disk
 //! schema.rs      tables, migrations, settings of a connection, the row that says which batch was last
 //! database.rs    one open database: a batch whole or not at all, doubt settled, slices, checkpoints
+//! slice.rs       so much of a long piece of work as goes between two batches
 //! stretch.rs     so many rows in the order in which they were written
 //! countdown.rs   columns <-> a countdown
 //! timers.rs      rows <-> timers and their history
@@ -32,6 +33,7 @@ mod events;
 mod replays;
 mod rooms;
 mod schema;
+mod slice;
 mod stretch;
 mod thread;
 mod timers;

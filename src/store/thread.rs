@@ -17,7 +17,8 @@ use crate::domain::replays::Digest;
 use crate::domain::timers::TimerId;
 use crate::limits::DISK_RETRY_EVERY;
 use crate::store::database::{Checkpoint, Database, Trouble};
-use crate::store::events::{Forgetting, Reading, Slice};
+use crate::store::events::{Forgetting, Reading};
+use crate::store::slice::Slice;
 use crate::store::timers::Recital;
 
 /// A question that waits, or is answered in slices.

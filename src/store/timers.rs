@@ -16,8 +16,8 @@ use crate::domain::history::{Action, Entry};
 use crate::domain::timers::{State, Timer, TimerId};
 use crate::limits::{SLICE_ROWS_MAX, SLICE_STRETCHES_MAX};
 use crate::store::countdown;
-use crate::store::events::Slice;
 use crate::store::schema::{integer, unreadable, unsigned};
+use crate::store::slice::Slice;
 use crate::store::stretch::Stretch;
 
 /// Writes the timer as it is now.
