@@ -171,6 +171,34 @@ pub fn next_frame(inbox: &[u8]) -> Result<Option<(Frame, usize)>, String> {
     Ok(Some((frame, at + length)))
 }
 
+/// Takes what a client reads that asked for a socket and has none yet. `Some(true)`: it has one now; `Some(false)`: it
+/// is refused for want of time or room.
+///
+/// # Errors
+/// Any other answer to a valid upgrade, in words.
+pub fn take_upgrade(inbox: &mut Vec<u8>) -> Result<Option<bool>, String> {
+    match next_answer(inbox, false) {
+        Ok(Some(answer)) if answer.status == 101 => Ok(Some(true)),
+        Ok(Some(answer)) if matches!(answer.status, 408 | 503) => Ok(Some(false)),
+        Ok(None) => Ok(None),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+/// Takes all whole frames out of `inbox`.
+///
+/// # Errors
+/// What is wrong with one of them.
+pub fn take_frames(inbox: &mut Vec<u8>) -> Result<Vec<Frame>, String> {
+    let (mut frames, mut read) = (Vec::new(), 0);
+    while let Some((frame, length)) = next_frame(&inbox[read..])? {
+        read += length;
+        frames.push(frame);
+    }
+    inbox.drain(..read);
+    Ok(frames)
+}
+
 /// A client's frame: masked, as RFC 6455 section 5.3 wants it. Under a mask of zeros it is as plain as it is quick.
 pub fn frame(opcode: u8, payload: &[u8], mask: u32) -> Vec<u8> {
     let mut bytes = vec![0x80 | opcode];

@@ -614,28 +614,24 @@ impl Teams {
         seat.is_gone |= line.was_cut;
         let mut inbox = std::mem::take(&mut line.inbox);
         if !seat.is_upgraded && !inbox.is_empty() {
-            match peer::next_answer(&mut inbox, false) {
-                Ok(Some(answer)) if answer.status == 101 => seat.is_upgraded = true,
-                Ok(Some(answer)) if matches!(answer.status, 408 | 503) => seat.is_gone = true,
+            match peer::take_upgrade(&mut inbox) {
+                Ok(Some(true)) => seat.is_upgraded = true,
+                Ok(Some(false)) => seat.is_gone = true,
                 Ok(None) => {}
-                other => violated("a valid upgrade is completed", &format!("{other:?}")),
+                Err(what) => violated("a valid upgrade is completed", &what),
             }
         }
-        let mut read = 0;
-        while self.seats[at].is_upgraded {
-            match peer::next_frame(&inbox[read..]) {
-                Ok(Some((frame, length))) => {
-                    read += length;
+        if seat.is_upgraded {
+            match peer::take_frames(&mut inbox) {
+                Ok(frames) => frames.into_iter().for_each(|frame| {
                     if self.seats[at].is_closed {
                         violated("a close frame is the last", &format!("{frame:?}"));
                     }
                     self.hear_frame(world, at, frame);
-                }
-                Ok(None) => break,
+                }),
                 Err(what) => violated("a message is a frame", &what),
             }
         }
-        inbox.drain(..read);
         let seat = &mut self.seats[at];
         if is_closed {
             let is_excused =
