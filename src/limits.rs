@@ -364,8 +364,10 @@ pub const DISK_HANG_MAX: Duration = Duration::from_secs(10);
 pub const DISK_RETRY_EVERY: Duration = Duration::from_secs(1);
 /// While anything runs, the time of life is written this often.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
-/// How often finished timers, old answers and old history are looked through.
-pub const UPKEEP_EVERY: Duration = Duration::from_secs(10);
+/// What is finished, answered or old is looked for at least this often.
+pub const UPKEEP_EVERY_MAX: Duration = Duration::from_secs(10);
+/// And at most this often, however short a time an operator wants it kept.
+pub const UPKEEP_EVERY_MIN: Duration = Duration::from_secs(1);
 /// How far the wall clock may move against the boot clock before it counts as a step: sampling jitter is far less.
 pub const WALL_STEP_MIN: Duration = Duration::from_millis(20);
 /// How long SIGTERM may take before the process leaves with what is durable.

@@ -93,10 +93,12 @@ fn serve(config: Config) -> Result<(), Exit> {
         },
         rates: config.rates,
         connections_max,
-        keep_history: config.keep_history,
-        keep_results: config.keep_results,
-        keep_events: config.keep_events,
-        keep_events_max: config.keep_events_max,
+        retention: hub::Retention {
+            history: config.keep_history,
+            results: config.keep_results,
+            events: config.keep_events,
+            events_max: config.keep_events_max,
+        },
         seed,
     };
     let (hub, found) =

@@ -1078,13 +1078,14 @@ fn deletion_takes_what_is_before_an_instant_or_everything_and_never_by_mistake()
 
 #[test]
 fn old_events_and_too_many_are_deleted_in_the_background_and_counted() {
-    let (aging, crowded) = (ephemeral(&["--keep-events", "2s"]), ephemeral(&["--keep-events-max", "100"]));
+    // The daemon looks as often as the shortest time is long, that of history here: nobody waits for ten seconds.
+    let crowded = ephemeral(&["--keep-events-max", "100", "--keep-history", "1s"]);
+    publish_all(&mut crowded.open("/ws/publish", &[]), (0..1_130).map(nth), 565);
+    let aging = ephemeral(&["--keep-events", "2s"]);
     for n in 0..20 {
         aging.publish(nth(n));
     }
-    publish_all(&mut crowded.open("/ws/publish", &[]), (0..1_130).map(nth), 565);
     assert_eq!(aging.get("/stats").json()["total_events"], 20, "not before their time");
-    // The daemon looks every ten seconds.
     let until = |daemon: &Daemon, left: u64| {
         let begun = Instant::now();
         while daemon.get("/stats").json()["total_events"] != left {

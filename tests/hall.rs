@@ -31,7 +31,7 @@ use timerd::domain::delivery::{Settings as DeliverySettings, State};
 use timerd::domain::disk::{Done, Image, Job};
 use timerd::domain::effects::{Batch, Record};
 use timerd::domain::timers::Settings as TimerSettings;
-use timerd::hub::{Hub, Settings, Sockets};
+use timerd::hub::{Hub, Retention, Settings, Sockets};
 use timerd::keys::Keys;
 
 use rng::Rng;
@@ -198,10 +198,7 @@ impl Hall {
             limits: Limits { clients_per_timer: 10, sockets_per_address: None },
             rates: Rates::OFF,
             connections_max: 100,
-            keep_history: None,
-            keep_results: None,
-            keep_events: None,
-            keep_events_max: None,
+            retention: Retention::default(),
             seed: [7; 32],
         };
         let (hub, _) = Hub::new(now, settings, Image::default()).unwrap();

@@ -731,7 +731,6 @@ fn an_ended_session_gives_its_place_back_and_its_results_stay_until_they_are_for
         assert_eq!((&first["state"], &second["state"]), (&json!("completed"), &json!("in_progress")));
         ended.push((paths, first));
     }
-    // The daemon looks every ten seconds.
     let until = |check: &dyn Fn() -> bool| {
         let begun = Instant::now();
         while !check() {

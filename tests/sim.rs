@@ -50,7 +50,7 @@ use timerd::domain::disk::{Done, Image};
 use timerd::domain::effects::Batch;
 use timerd::domain::rooms::Settings as RoomSettings;
 use timerd::domain::timers::Settings as TimerSettings;
-use timerd::hub::{Hub, Settings};
+use timerd::hub::{Hub, Retention, Settings};
 use timerd::keys::Keys;
 
 use delivery::Hall;
@@ -268,10 +268,11 @@ fn play(seed: u64) -> Tally {
             limits: Limits { clients_per_timer: plan.clients_per_timer, sockets_per_address: fair.sockets_max },
             rates: Rates { rooms: teams.rate.map_or(Rate::OFF, Rate::a_minute), ..Rates::OFF },
             connections_max: 400,
-            keep_history: None,
-            keep_results: None,
-            keep_events: fair.keep_ms.map(Duration::from_millis),
-            keep_events_max: fair.keep_max,
+            retention: Retention {
+                events: fair.keep_ms.map(Duration::from_millis),
+                events_max: fair.keep_max,
+                ..Retention::default()
+            },
             // Another one each time the daemon starts, as chance will have it.
             seed: secret(starts.replace(starts.get() + 1)),
         }
@@ -420,10 +421,7 @@ fn play_teams(seed: u64) -> Tally {
             limits: Limits { clients_per_timer: 1, sockets_per_address: None },
             rates: Rates::OFF,
             connections_max: 1_200,
-            keep_history: None,
-            keep_results: None,
-            keep_events: None,
-            keep_events_max: None,
+            retention: Retention::default(),
             seed: secret(starts.replace(starts.get() + 1)),
         }
     };

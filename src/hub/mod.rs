@@ -18,6 +18,7 @@ pub mod events;
 pub mod exports;
 pub mod outbox;
 mod requests;
+mod retention;
 mod rooms;
 mod sockets;
 mod streams;
@@ -39,7 +40,7 @@ use crate::api::{self, Api, Words};
 use crate::clock::{Mono, Now, WallMs};
 use crate::domain::deadlines::{Due, Sleeper};
 use crate::domain::delivery as sessions;
-use crate::domain::disk::{Done, Extent, Image, Job, Old};
+use crate::domain::disk::{Done, Image, Job};
 use crate::domain::effects::{Batch, Record, Scribe, Topic};
 use crate::domain::events::{Event, Kind, Stored};
 use crate::domain::history::TIMERD;
@@ -53,6 +54,7 @@ use custody::{Asker, Custody, Held, Waiting};
 use delivery::Candidates;
 use events::Feeds;
 use exports::Exports;
+pub use retention::Retention;
 use rooms::Guests;
 
 /// Why a socket is closed with 1012: come back.
@@ -74,14 +76,8 @@ pub struct Settings {
     pub rates: Rates,
     /// Connections served at a time.
     pub connections_max: usize,
-    /// How long the history of timers that are gone is kept. `None`: for ever.
-    pub keep_history: Option<Duration>,
-    /// How long it is kept what came of sessions that are no longer held. `None`: for ever.
-    pub keep_results: Option<Duration>,
-    /// How long events are kept. `None`: for ever.
-    pub keep_events: Option<Duration>,
-    /// How many events are kept. `None`: all.
-    pub keep_events_max: Option<u64>,
+    /// How much of the past is kept.
+    pub retention: Retention,
     /// The secret that ids are drawn from.
     pub seed: [u8; 32],
 }
@@ -139,10 +135,8 @@ pub struct Hub {
     shed: Shed,
     unsent_bytes: usize,
     connections_max: usize,
-    keep_history: Option<Duration>,
-    keep_results: Option<Duration>,
-    keep_events: Option<Duration>,
-    keep_events_max: Option<u64>,
+    retention: Retention,
+    upkeep_every: Duration,
     stopping: bool,
     date: Date,
     /// The announcement being encoded.
@@ -184,10 +178,10 @@ impl Hub {
             shed: Shed::default(),
             unsent_bytes: 0,
             connections_max: settings.connections_max,
-            keep_history: settings.keep_history,
-            keep_results: settings.keep_results,
-            keep_events: settings.keep_events,
-            keep_events_max: settings.keep_events_max,
+            upkeep_every: settings
+                .retention
+                .look_every(&[settings.timers.keep_finished, settings.delivery.keep_finished]),
+            retention: settings.retention,
             stopping: false,
             date: Date::default(),
             text: String::new(),
@@ -295,14 +289,10 @@ impl Hub {
                     self.engine.upkeep(now);
                     self.sweep_alarms();
                     self.limiter.upkeep(now.mono);
-                    let history = self.keep_history.map(|keep| Old::History(now.wall - keep));
-                    let events = self.keep_events.map(|keep| Old::Events(Extent::Before(now.wall - keep)));
-                    let excess = self.keep_events_max.map(|most| Old::Events(Extent::Beyond(most)));
-                    let results = self.keep_results.map(|keep| Old::Results(now.wall - keep));
-                    for old in [history, results, events, excess].into_iter().flatten() {
+                    for old in self.retention.over(now.wall) {
                         self.custody.forget(old);
                     }
-                    self.engine.fx.deadlines.arm(now.mono + UPKEEP_EVERY, Due::Upkeep);
+                    self.engine.fx.deadlines.arm(now.mono + self.upkeep_every, Due::Upkeep);
                 }
             }
         }
@@ -927,10 +917,7 @@ mod tests {
             limits: api::Limits { clients_per_timer: 1, sockets_per_address: None },
             rates: Rates::OFF,
             connections_max,
-            keep_history: None,
-            keep_results: None,
-            keep_events: None,
-            keep_events_max: None,
+            retention: Retention::default(),
             seed: [1; 32],
         };
         Hub::new(now, settings, Image::default()).unwrap().0
