@@ -245,10 +245,9 @@ impl Database {
         Ok(if doomed.is_last { Slice::Done(forgetting.gone) } else { Slice::Unfinished })
     }
 
-    /// Forgets a slice of history of timers deleted before `before`. Returns whether anything may be left to forget.
-    pub(super) fn forget(&mut self, before: WallMs) -> Result<bool, String> {
-        let gone = self.slice(false, |connection| timers::forget(connection, before, FORGET_ROWS_MAX))?;
-        Ok(gone >= FORGET_ROWS_MAX)
+    /// A slice of a forgetting of history. After an error it is to be begun anew.
+    pub(super) fn forget_history(&mut self, forgetting: &mut timers::Forgetting) -> Result<Slice<()>, String> {
+        self.slice(false, |connection| forgetting.slice(connection, FORGET_ROWS_MAX))
     }
 
     /// Deletes something in a transaction of its own. Not `synced`, so that no batch waits for it: what a power cut
@@ -731,7 +730,8 @@ pub(super) mod tests {
         database.write(&batch(3, vec![Record::Timer(timer(3))])).unwrap();
         assert_eq!(timers::all(database.connection()).unwrap(), [timer(1), timer(3)]);
         assert_eq!(database.judge(3), Ok(Some(0)));
-        assert_eq!(database.forget(WallMs::from_ms(0)), Ok(false));
+        let mut forgetting = timers::Forgetting::of(WallMs::from_ms(0));
+        assert!(matches!(database.forget_history(&mut forgetting), Ok(Slice::Done(()))));
         database.close().unwrap();
     }
 
@@ -739,7 +739,8 @@ pub(super) mod tests {
     fn a_batch_is_synced_after_forgetting_was_not() {
         let place = tempfile::tempdir().unwrap();
         let (mut database, _) = open(&place);
-        assert_eq!(database.forget(WallMs::from_ms(0)), Ok(false));
+        let mut forgetting = timers::Forgetting::of(WallMs::from_ms(0));
+        assert!(matches!(database.forget_history(&mut forgetting), Ok(Slice::Done(()))));
         let level: i64 = database.connection().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
         assert_eq!(level, 2, "FULL");
     }

@@ -19,7 +19,7 @@ use crate::limits::DISK_RETRY_EVERY;
 use crate::store::database::{Checkpoint, Database, Trouble};
 use crate::store::events::{Forgetting, Reading};
 use crate::store::slice::Slice;
-use crate::store::timers::Recital;
+use crate::store::timers::{self, Recital};
 
 /// A question that waits, or is answered in slices.
 #[derive(Debug)]
@@ -96,8 +96,8 @@ pub(super) struct Disk<W> {
     wake: W,
     writes: VecDeque<Batch>,
     questions: VecDeque<Question>,
-    /// History of timers deleted before this instant is to be forgotten.
-    forget: Option<WallMs>,
+    /// History that is being forgotten.
+    forget_history: Option<timers::Forgetting>,
     /// What came of sessions that ended before this instant is to be forgotten.
     forget_results: Option<WallMs>,
     /// COMMIT failed, and why; the disk has not told yet what came of it.
@@ -115,7 +115,7 @@ impl<W: Fn()> Disk<W> {
             wake,
             writes: VecDeque::new(),
             questions: VecDeque::new(),
-            forget: None,
+            forget_history: None,
             forget_results: None,
             doubt: None,
             is_closing: false,
@@ -182,8 +182,8 @@ impl<W: Fn()> Disk<W> {
             self.checkpoint();
         } else if let Some(question) = self.questions.pop_front() {
             self.answer(question);
-        } else if let Some(before) = self.forget.take() {
-            self.forget_slice(before);
+        } else if let Some(forgetting) = self.forget_history.take() {
+            self.forget_history_slice(forgetting);
         } else if let Some(before) = self.forget_results.take() {
             self.forget_results_slice(before);
         } else if checkpoint == Checkpoint::WhenIdle {
@@ -199,7 +199,9 @@ impl<W: Fn()> Disk<W> {
             Job::Write(batch) => self.writes.push_back(batch),
             Job::Ask(ticket, query) => self.questions.push_back(Question::new(Some(ticket), query)),
             // One that is not done yet is part of the newer one.
-            Job::Forget(Old::History(before)) => self.forget = self.forget.max(Some(before)),
+            Job::Forget(Old::History(before)) => {
+                self.forget_history.get_or_insert_with(|| timers::Forgetting::of(before)).extend(before);
+            }
             Job::Forget(Old::Results(before)) => self.forget_results = self.forget_results.max(Some(before)),
             // One that is not done yet is done first; the next order is never far.
             Job::Forget(Old::Events(extent)) => {
@@ -307,12 +309,11 @@ impl<W: Fn()> Disk<W> {
         }
     }
 
-    /// Forgets a slice. What is left is put back, unless a newer order has come; on a failing disk it is dropped, and
-    /// comes again with the next order.
-    fn forget_slice(&mut self, before: WallMs) {
-        match self.database.forget(before) {
-            Ok(true) => self.forget = self.forget.max(Some(before)),
-            Ok(false) => {}
+    /// Forgets a slice. What is left is put back; on a failing disk it is dropped, and comes again with the next order.
+    fn forget_history_slice(&mut self, mut forgetting: timers::Forgetting) {
+        match self.database.forget_history(&mut forgetting) {
+            Ok(Slice::Unfinished) => self.forget_history = Some(forgetting),
+            Ok(Slice::Done(())) => {}
             Err(why) => self.fall_ill(&why),
         }
     }

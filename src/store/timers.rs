@@ -167,45 +167,71 @@ impl Recital {
     }
 }
 
-/// Forgets history of timers deleted before `before`, some `rows` entries at most. Returns how many there were.
+/// A forgetting of the history of timers that were deleted before an instant.
 ///
-/// The history of a timer is kept whole until its last entry, the deletion, is older than `before`, and then goes
-/// whole: half of it would tell of a timer that was paused and never created. The deletion is what finds it and the
-/// creation tells where it begins, so these two go last, together, and a forgetting cut short is taken up where it
-/// ended.
-///
-/// # Errors
-/// SQLite's own.
-pub(super) fn forget(connection: &Connection, before: WallMs, rows: u32) -> rusqlite::Result<u32> {
-    let next = "SELECT timer_id, number FROM history
-                WHERE action = 'deleted' AND at_ms < ?1
-                    AND NOT EXISTS (SELECT 1 FROM timers WHERE timers.id = history.timer_id)
-                ORDER BY at_ms LIMIT 1";
-    let between = "DELETE FROM history WHERE number IN
-                      (SELECT number FROM history INDEXED BY history_timer
-                       WHERE number >> 11 = ?1 AND timer_id = ?2 AND number NOT IN (?3, ?4) LIMIT ?5)";
-    let ends = "DELETE FROM history WHERE number IN (?1, ?2)";
-    let mut next = connection.prepare_cached(next)?;
-    let mut between = connection.prepare_cached(between)?;
-    let mut ends = connection.prepare_cached(ends)?;
-    let mut gone = 0;
-    let count = |deleted| u32::try_from(deleted).unwrap_or(rows);
-    'timers: while gone < rows {
-        let row = |row: &Row<'_>| Ok((row.get::<_, TimerId>(0)?, unsigned(row, 1)?));
-        let Some((timer, last)) = next.query_row([before.ms()], row).optional()? else { break };
-        let first = creation(connection, &timer)?.unwrap_or(last);
-        let mut stretch = Stretch::of(first);
-        while stretch <= Stretch::of(last) {
-            let kept = (integer(first), integer(last));
-            gone += count(between.execute(params![stretch.number(), timer, kept.0, kept.1, rows - gone])?);
-            if gone >= rows {
-                break 'timers;
-            }
-            stretch = stretch.next();
-        }
-        gone += count(ends.execute([integer(first), integer(last)])?);
+/// The history of a timer is kept whole until its last entry, the deletion, is older than that, and then goes whole:
+/// half of it would tell of a timer that was paused and never created. The deletion is what finds it and the creation
+/// tells where it begins, so these two go last, together, and a forgetting that is begun anew finds what is left.
+#[derive(Debug)]
+pub(super) struct Forgetting {
+    before: WallMs,
+    /// How far it has come: the number of the deletion of the timer that is being forgotten, and the stretch to look
+    /// into next.
+    reached: Option<(u64, Stretch)>,
+}
+
+impl Forgetting {
+    /// Nothing of it is done yet.
+    pub(super) fn of(before: WallMs) -> Self {
+        Forgetting { before, reached: None }
     }
-    Ok(gone)
+
+    /// What was deleted before this instant is to be forgotten as well.
+    pub(super) fn extend(&mut self, before: WallMs) {
+        self.before = self.before.max(before);
+    }
+
+    /// A slice of it: some `rows` entries at most, or a look into as many stretches as a slice may take.
+    ///
+    /// # Errors
+    /// SQLite's own. It is to be begun anew then.
+    pub(super) fn slice(&mut self, connection: &Connection, rows: u32) -> rusqlite::Result<Slice<()>> {
+        let next = "SELECT timer_id, number FROM history
+                    WHERE action = 'deleted' AND at_ms < ?1
+                        AND NOT EXISTS (SELECT 1 FROM timers WHERE timers.id = history.timer_id)
+                    ORDER BY at_ms LIMIT 1";
+        let between = "DELETE FROM history WHERE number IN
+                          (SELECT number FROM history INDEXED BY history_timer
+                           WHERE number >> 11 = ?1 AND timer_id = ?2 AND number NOT IN (?3, ?4) LIMIT ?5)";
+        let ends = "DELETE FROM history WHERE number IN (?1, ?2)";
+        let mut next = connection.prepare_cached(next)?;
+        let mut between = connection.prepare_cached(between)?;
+        let mut ends = connection.prepare_cached(ends)?;
+        let count = |deleted| u32::try_from(deleted).unwrap_or(rows);
+        let (mut gone, mut looks) = (0, 0);
+        while gone < rows {
+            let row = |row: &Row<'_>| Ok((row.get::<_, TimerId>(0)?, unsigned(row, 1)?));
+            let Some((timer, last)) = next.query_row([self.before.ms()], row).optional()? else {
+                return Ok(Slice::Done(()));
+            };
+            let first = creation(connection, &timer)?.unwrap_or(last);
+            let reached = self.reached.take().filter(|(deletion, _)| *deletion == last);
+            let mut stretch = reached.map_or(Stretch::of(first), |(_, stretch)| stretch);
+            while stretch <= Stretch::of(last) {
+                let kept = (integer(first), integer(last));
+                gone += count(between.execute(params![stretch.number(), timer, kept.0, kept.1, rows - gone])?);
+                looks += 1;
+                if gone >= rows || looks == SLICE_STRETCHES_MAX {
+                    // It may be that the stretch has more of it.
+                    self.reached = Some((last, if gone >= rows { stretch } else { stretch.next() }));
+                    return Ok(Slice::Unfinished);
+                }
+                stretch = stretch.next();
+            }
+            gone += count(ends.execute([integer(first), integer(last)])?);
+        }
+        Ok(Slice::Unfinished)
+    }
 }
 
 /// The number of the entry of a timer's creation.
@@ -442,14 +468,41 @@ pub(super) mod tests {
         put_entry(&connection, &entry(&ids[2], 4, 3, Action::Stopped)).unwrap();
         put_entry(&connection, &entry(&ids[1], 4, 100, Action::Deleted)).unwrap();
         put_entry(&connection, &entry(&ids[2], 5, 99, Action::Deleted)).unwrap();
-        let before = WallMs::from_ms(100);
-        assert_eq!(forget(&connection, before, 2).unwrap(), 2);
+        let mut forgetting = Forgetting::of(WallMs::from_ms(99));
+        assert!(matches!(forgetting.slice(&connection, 2), Ok(Slice::Done(()))), "nothing is older");
+        forgetting.extend(WallMs::from_ms(100));
+        assert!(matches!(forgetting.slice(&connection, 2), Ok(Slice::Unfinished)));
         assert_eq!(revisions(&connection, &ids[2]), [1, 4, 5], "creation and deletion go last");
-        assert_eq!(forget(&connection, before, 2).unwrap(), 3);
-        assert_eq!(forget(&connection, before, 2).unwrap(), 0);
+        assert!(matches!(forgetting.slice(&connection, 2), Ok(Slice::Unfinished)));
+        assert!(matches!(forgetting.slice(&connection, 2), Ok(Slice::Done(()))));
         assert_eq!(recite(&connection, &ids[2], 0, 9).0, None);
         let left: Vec<usize> = ids.iter().map(|id| revisions(&connection, id).len()).collect();
         assert_eq!(left, [usize::try_from(Stretch::of(0).last()).unwrap(), 4, 0]);
+    }
+
+    #[test]
+    fn a_life_among_many_others_is_forgotten_in_slices() {
+        let connection = empty();
+        let [gone, kept]: [TimerId; 2] = ["gone", "kept"].map(Arc::from);
+        for (revision, action) in [(1, created()), (2, Action::Started), (3, Action::Deleted)] {
+            for (id, at_ms) in [(&gone, 1), (&kept, 100)] {
+                put_entry(&connection, &entry(id, revision, at_ms, action.clone())).unwrap();
+                // Others have written more since than a slice looks through.
+                let stretch = Stretch::of(0).last() + 1;
+                let number =
+                    (revision - 1) * 2 * u64::from(SLICE_STRETCHES_MAX) * stretch + u64::from(at_ms == 100) + 1;
+                let sql = "UPDATE history SET number = ?1 WHERE timer_id = ?2 AND revision = ?3";
+                connection.execute(sql, params![integer(number), id, integer(revision)]).unwrap();
+            }
+        }
+        let mut forgetting = Forgetting::of(WallMs::from_ms(50));
+        for left in [&[1, 2, 3][..], &[1, 2, 3], &[1, 3], &[1, 3]] {
+            assert!(matches!(forgetting.slice(&connection, 100), Ok(Slice::Unfinished)));
+            assert_eq!(revisions(&connection, &gone), left);
+        }
+        assert!(matches!(forgetting.slice(&connection, 100), Ok(Slice::Done(()))));
+        assert_eq!(revisions(&connection, &gone), [0_u64; 0]);
+        assert_eq!(revisions(&connection, &kept), [1, 2, 3]);
     }
 
     #[test]
