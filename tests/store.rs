@@ -219,7 +219,7 @@ fn what_is_wrong_with_a_directory_is_said_in_one_line() {
     rusqlite::Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 77").unwrap();
     let newer = refused();
     assert!(matches!(newer, OpenError::Newer { found: 77, .. }));
-    assert!(newer.to_string().ends_with("timerd.db was written by a newer timerd (schema 77, this one knows 5)"));
+    assert!(newer.to_string().ends_with("timerd.db was written by a newer timerd (schema 77, this one knows 6)"));
 
     fs::write(&file, vec![7; 10_000]).unwrap();
     assert_eq!(refused().to_string(), format!("{} is not a database of timerd", file.display()));

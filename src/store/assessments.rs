@@ -80,16 +80,18 @@ pub(super) fn drop_unused(connection: &Connection, version: u32) -> rusqlite::Re
 /// Every version that can be started or that a session which is held has: which can be started, and by version.
 pub(super) type Versions = (Vec<Arc<Assessment>>, HashMap<u32, Arc<Assessment>>);
 
+/// The versions in question.
+pub(super) const IN_USE: &str =
+    "SELECT version, id, is_current, title, time_limit_s, attempt_limit, navigation, grace_s FROM assessments
+     WHERE is_current = 1 OR version IN (SELECT version FROM sessions WHERE is_past = 0) ORDER BY version";
+
 /// Reads [`Versions`].
 ///
 /// # Errors
 /// SQLite's own, and when a row has no meaning.
 pub(super) fn all(connection: &Connection) -> rusqlite::Result<Versions> {
-    let sql =
-        "SELECT version, id, is_current, title, time_limit_s, attempt_limit, navigation, grace_s FROM assessments
-               WHERE is_current = 1 OR version IN (SELECT version FROM sessions WHERE is_past = 0) ORDER BY version";
     let (mut current, mut versions) = (Vec::new(), HashMap::new());
-    let mut statement = connection.prepare(sql)?;
+    let mut statement = connection.prepare(IN_USE)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let (version, is_current) = (row.get(0)?, row.get(2)?);

@@ -5,8 +5,8 @@
 //!
 //! Clocks, parts and marks are short binary columns, numbers in little endian. A clock: a byte that says whether it
 //! stands still (0) or runs (1), then eight bytes of nanoseconds left, or eight of boot time and eight of wall time. A
-//! part: a byte (bit 0: entered, bit 1: it has a clock), eight bytes of its limit in nanoseconds and its clock. A mark: two bytes of [`Mark`]'s size, and one
-//! that says whether it is flagged.
+//! part: a byte (bit 0: entered, bit 1: it has a clock), eight bytes of its limit in nanoseconds and its clock. A mark:
+//! two bytes of [`Mark`]'s size, and one that says whether it is flagged.
 //!
 //! Invariants: a session read back equals the one written, to the nanosecond; a response is the last one acknowledged.
 
@@ -62,12 +62,16 @@ pub(super) fn put(connection: &Connection, session: &Session) -> rusqlite::Resul
     Ok(())
 }
 
-/// The session is no longer held.
+/// The session is no longer held, and counts as an attempt from now on, whatever becomes of it.
 ///
 /// # Errors
 /// SQLite's own.
 pub(super) fn put_past(connection: &Connection, serial: u32) -> rusqlite::Result<()> {
     connection.prepare_cached("UPDATE sessions SET is_past = 1 WHERE serial = ?1")?.execute([serial])?;
+    let sql = "INSERT INTO attempts (assessment, candidate, used)
+               SELECT assessments.id, candidate, 1 FROM sessions JOIN assessments USING (version) WHERE serial = ?1
+               ON CONFLICT (assessment, candidate) DO UPDATE SET used = used + 1";
+    connection.prepare_cached(sql)?.execute([serial])?;
     Ok(())
 }
 
@@ -96,6 +100,11 @@ pub(super) fn responses(connection: &Connection, session: u32) -> rusqlite::Resu
     connection.prepare_cached(sql)?.query_map([session], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
+/// The sessions that are held.
+const HELD: &str = "SELECT serial, id, version, candidate, test_taker, state, drawn, place, limit_ns, clock, parts,
+                        marks, grace, started_at_ms, completed_at_ms, expired_wall_ms, expired_boot_ns, late_ms
+                    FROM sessions WHERE is_past = 0 ORDER BY serial";
+
 /// Everything that start-up needs.
 ///
 /// # Errors
@@ -103,13 +112,9 @@ pub(super) fn responses(connection: &Connection, session: u32) -> rusqlite::Resu
 pub(super) fn kept(connection: &Connection) -> rusqlite::Result<Kept> {
     let (current, versions) = assessments::all(connection)?;
     let highest = |sql: &str| connection.query_one(sql, [], |row| row.get::<_, Option<u32>>(0));
-    let sql = "SELECT serial, id, version, candidate, test_taker, state, drawn, place, limit_ns, clock, parts, marks,
-                   grace, started_at_ms, completed_at_ms, expired_wall_ms, expired_boot_ns, late_ms
-               FROM sessions WHERE is_past = 0 ORDER BY serial";
-    let mut statement = connection.prepare(sql)?;
+    let mut statement = connection.prepare(HELD)?;
     let sessions = statement.query_map([], |row| session(row, &versions))?.collect::<Result<_, _>>()?;
-    let sql = "SELECT assessments.id, candidate, count(*) FROM sessions JOIN assessments USING (version)
-               WHERE is_past = 1 GROUP BY assessments.id, candidate";
+    let sql = "SELECT assessment, candidate, used FROM attempts";
     let attempt = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
     Ok(Kept {
         assessments: current,
@@ -264,7 +269,7 @@ fn session(row: &Row<'_>, versions: &HashMap<u32, Arc<Assessment>>) -> rusqlite:
     let parts: Vec<u8> = row.get(10)?;
     let mut parts = parts.as_slice();
     let parts = std::iter::from_fn(|| (!parts.is_empty()).then(|| read_part(&mut parts)));
-    Ok(Session {
+    let session = Session {
         serial: row.get(0)?,
         id: row.get(1)?,
         assessment,
@@ -282,7 +287,14 @@ fn session(row: &Row<'_>, versions: &HashMap<u32, Arc<Assessment>>) -> rusqlite:
         completed_at: row.get::<_, Option<i64>>(14)?.map(WallMs::from_ms),
         expired: expired.map(|(wall, mono)| Deadline { mono: Mono::from_ns(mono), wall: WallMs::from_ms(wall) }),
         late_ms: optional_unsigned(row, 17)?,
-    })
+    };
+    // What follows from these is not looked up with care each time.
+    let items = session.assessment.items.len();
+    let is_sound = usize::from(session.place) < session.marks.len()
+        && session.marks.len() == session.drawn.as_ref().map_or(items, |drawn| drawn.len())
+        && session.drawn.iter().flat_map(|drawn| drawn.iter()).all(|item| usize::from(*item) < items)
+        && (session.parts.is_empty() || session.parts.len() == session.assessment.sections.len());
+    if is_sound { Ok(session) } else { Err(unreadable(7, "place in a session, or what was drawn for it")) }
 }
 
 fn read_state(row: &Row<'_>, column: usize) -> rusqlite::Result<State> {
@@ -477,6 +489,31 @@ mod tests {
     }
 
     #[test]
+    fn a_start_does_not_look_at_sessions_that_are_no_longer_held() {
+        let (database, _) = open(&tempfile::tempdir().unwrap());
+        for sql in [HELD, assessments::IN_USE] {
+            let mut plan = database.connection().prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let plan: Vec<String> = plan.query_map([], |row| row.get(3)).unwrap().map(Result::unwrap).collect();
+            let sessions: Vec<&String> = plan.iter().filter(|step| step.contains("sessions")).collect();
+            assert!(!sessions.is_empty() && sessions.iter().all(|step| step.contains("sessions_held")), "{plan:?}");
+        }
+    }
+
+    #[test]
+    fn a_session_that_cannot_be_is_damage() {
+        for damage in ["place = 2", "marks = x'000000'", "drawn = x'01000200'", "parts = x'0000'"] {
+            let place = tempfile::tempdir().unwrap();
+            let (mut database, _) = open(&place);
+            let exam = assessment("e", 1, &["x", "y"]);
+            let records = vec![Record::Assessment(exam.clone()), Record::Session(Arc::new(session_of(&exam, 1)))];
+            database.write(&batch(1, records)).unwrap();
+            assert_eq!(kept(database.connection()).unwrap().sessions.len(), 1);
+            database.connection().execute(&format!("UPDATE sessions SET {damage}"), []).unwrap();
+            assert!(kept(database.connection()).is_err(), "{damage}");
+        }
+    }
+
+    #[test]
     fn an_old_version_stays_as_long_as_a_session_has_it() {
         let place = tempfile::tempdir().unwrap();
         let (mut database, _) = open(&place);
@@ -507,6 +544,7 @@ mod tests {
         assert_eq!(versions(database.connection()), [1, 3]);
         assert_eq!(forget(database.connection(), WallMs::from_ms(51), 100), Ok(false));
         assert_eq!(versions(database.connection()), [3]);
+        assert_eq!(super::kept(database.connection()).unwrap().attempts, [(Arc::from("e"), Arc::from("c"), 1)]);
         database.write(&batch(2, vec![Record::AssessmentGone(Arc::from("e"))])).unwrap();
         assert_eq!(versions(database.connection()), [0_u32; 0]);
         assert_eq!(results(database.connection(), &first.id, 0, 1_000), Ok(None));

@@ -20,7 +20,7 @@ use crate::store::OpenError;
 
 /// The steps from an empty file to today's schema; the file's `user_version` counts those it has seen. A step that
 /// has been released is never edited.
-const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH, FIFTH];
+const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH];
 
 /// Marks a file as timerd's, in the field that SQLite keeps for it: `timd` in ASCII.
 const APPLICATION_ID: i64 = 0x7469_6d64;
@@ -129,8 +129,8 @@ const SECOND: &str = "
 
 /// Delivery. An assessment is a row for each of its versions, kept as long as a session has it; items are found by
 /// their number in it. A session is one row, which every change of it rewrites, with what is known of its items in
-/// short binary columns; the responses lie beside each other by session. Sessions that are still held are read at
-/// start, so they have an index, and so have those that are not, by when they may be forgotten.
+/// short binary columns; the responses lie beside each other by session. Sessions that are no longer held have an
+/// index, by when they may be forgotten.
 const THIRD: &str = "
     CREATE TABLE assessments (
         version       INTEGER PRIMARY KEY,
@@ -266,6 +266,23 @@ const FIFTH: &str = "
     CREATE INDEX history_timer   ON history (number >> 11, timer_id, revision);
     CREATE INDEX history_created ON history (timer_id) WHERE action = 'created';
     CREATE INDEX history_deleted ON history (at_ms)    WHERE action = 'deleted';
+";
+
+/// A start reads what is held, and must not take longer with each exam that ever was: sessions that are held have an
+/// index of their own. The sessions that are not are counted, by assessment and candidate, when they are let go, and
+/// stay counted when what came of them is forgotten.
+const SIXTH: &str = "
+    CREATE INDEX sessions_held ON sessions (serial, version) WHERE is_past = 0;
+
+    CREATE TABLE attempts (
+        assessment TEXT    NOT NULL,
+        candidate  TEXT    NOT NULL,
+        used       INTEGER NOT NULL,
+        PRIMARY KEY (assessment, candidate)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO attempts
+        SELECT assessments.id, candidate, count(*) FROM sessions JOIN assessments USING (version)
+        WHERE is_past = 1 GROUP BY assessments.id, candidate;
 ";
 
 /// What every connection has, whatever it is for.
@@ -506,7 +523,9 @@ mod tests {
         let meta = meta(&connection).unwrap();
         assert_eq!((more, meta.batch, meta.alive, meta.serial), (4, 3, Some(now), 9));
         let error = upgrade(&connection, file(), MIGRATIONS).unwrap_err().to_string();
-        assert_eq!(error, "/x/timerd.db was written by a newer timerd (schema 6, this one knows 5)");
+        let (newer, known) = (steps.len(), MIGRATIONS.len());
+        let expected = format!("/x/timerd.db was written by a newer timerd (schema {newer}, this one knows {known})");
+        assert_eq!(error, expected);
     }
 
     #[test]
@@ -570,6 +589,28 @@ mod tests {
         let rows: Vec<String> =
             statement.query_map([], |row| row.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap();
         assert_eq!(rows, ["a1 created 8 n", "a2 deleted 7 n", "b1 created 8 n", "b2 started 7 n"]);
+    }
+
+    #[test]
+    fn sessions_that_had_been_let_go_stay_counted() {
+        let connection = Connection::open_in_memory().unwrap();
+        upgrade(&connection, file(), &MIGRATIONS[..5]).unwrap();
+        for (version, id) in [(1, "a"), (2, "b"), (3, "a")] {
+            let sql = "INSERT INTO assessments VALUES (?1, ?2, 1, '', NULL, NULL, '', 0)";
+            connection.execute(sql, params![version, id]).unwrap();
+        }
+        for (version, candidate, is_past) in [(1, "x", 1), (3, "x", 1), (3, "x", 0), (2, "x", 1), (3, "y", 0)] {
+            let sql = "INSERT INTO sessions (id, version, candidate, test_taker, state, place, clock, parts, marks,
+                           grace, started_at_ms, is_past)
+                       VALUES ('', ?1, ?2, '', '', 0, x'', x'', x'', x'', 0, ?3)";
+            connection.execute(sql, params![version, candidate, is_past]).unwrap();
+        }
+        migrate(&connection, file()).unwrap();
+        let sql = "SELECT format('%s %s %d', assessment, candidate, used) FROM attempts ORDER BY 1";
+        let mut statement = connection.prepare(sql).unwrap();
+        let rows: Vec<String> =
+            statement.query_map([], |row| row.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap();
+        assert_eq!(rows, ["a x 2", "b x 1"]);
     }
 
     #[test]
