@@ -755,8 +755,12 @@ fn scheduled_start_while_down(policy: &str) {
     let (_place, data) = directory();
     let daemon = Daemon::on(&data, &[]);
     let start_ms = wall_ms() + 600;
-    let scheduled =
-        |duration: u64| daemon.create(json!({ "duration_seconds": duration, "start_at": rfc3339(start_ms) }));
+    let scheduled = |duration: u64| {
+        let thresholds: &[u64] = if duration > 59 { &[59] } else { &[] };
+        let body =
+            json!({ "duration_seconds": duration, "start_at": rfc3339(start_ms), "warning_thresholds": thresholds });
+        daemon.create(body)
+    };
     let (over, going, waiting) = (
         scheduled(1),
         scheduled(60),
@@ -780,6 +784,8 @@ fn scheduled_start_while_down(policy: &str) {
     assert_eq!(timer["state"], "expired", "{policy}");
     assert_eq!(actions(&daemon, &over), ["created", "scheduled", "started", "expired"]);
     assert_eq!(last_entry(&daemon, &over)["at_ms"], start_ms + 1_000);
+    assert!(daemon.timer(&going)["remaining_seconds"].as_u64().unwrap() <= 59);
+    assert!(daemon.events("?event_type=timer_warning").is_empty(), "crossed while nobody was there to be warned");
 
     let timer = daemon.timer(&waiting);
     assert_eq!((&timer["state"], &timer["revision"]), (&json!("created"), &waited["revision"]));
@@ -839,7 +845,7 @@ fn freeze_gives_the_outage_back_and_run_on_does_not() {
     let starting_ms = wall_ms();
     let daemon = Daemon::on(&data, &["--outage", "freeze"]);
     let started_ms = wall_ms();
-    assert!(daemon.log.lock().unwrap().contains("back after"), "{}", daemon.log.lock().unwrap());
+    assert!(daemon.log().contains("back after"), "{}", daemon.log());
     let frozen = daemon.timer(&id);
     let entry = last_entry(&daemon, &id);
     assert_eq!((&entry["action"], &entry["actor"]), (&json!("outage"), &json!("timerd")));
@@ -914,7 +920,7 @@ fn after_a_reboot_the_wall_clock_decides() {
     wait_until(ends_ms, 100);
     for _ in 0..2 {
         let daemon = Daemon::on(&data, &[]);
-        assert!(!daemon.log.lock().unwrap().contains("ERROR"));
+        assert!(!daemon.log().contains("ERROR"));
         let after = daemon.timer(&long);
         assert_eq!((&after["ends_at"], &after["revision"]), (&before["ends_at"], &before["revision"]));
         let left_ms = ms_of(&before["ends_at"]) - wall_ms();
@@ -966,7 +972,7 @@ fn earlier_wall_clock_after_a_reboot(policy: &str) {
     let left_ms = ms_of(&before["ends_at"]) + 3_600_000 - alive_ms;
     sleep_ms(1_500);
     let daemon = Daemon::on(&data, &["--outage", policy]);
-    let log = daemon.log.lock().unwrap().clone();
+    let log = daemon.log();
     let told: Vec<&str> = log.lines().filter(|line| line.contains("ERROR")).collect();
     assert!(matches!(told[..], [line] if line.contains("wall clock is") && line.contains("behind")), "{log}");
 
@@ -983,7 +989,7 @@ fn earlier_wall_clock_after_a_reboot(policy: &str) {
     daemon.kill();
     let daemon = Daemon::on(&data, &[]);
     assert_eq!(daemon.timer(&id)["ends_at"], ends_at, "{policy}");
-    assert!(!daemon.log.lock().unwrap().contains("ERROR"), "{policy}");
+    assert!(!daemon.log().contains("ERROR"), "{policy}");
 }
 
 // ---------------------------------------------------------------------------------------------------------------

@@ -860,8 +860,12 @@ impl Timers {
                 fx.follow(Record::Timer(timer.clone()));
             }
             let serial = timer.serial;
-            // What was crossed while away is not told.
-            let told_s = timer.reading(now, second).remaining_s;
+            // What was crossed while away is not told, after a start that was due then no more than otherwise.
+            let mut present = timer.clone();
+            if let Some(at) = present.start_at.filter(|at| *at <= now.wall) {
+                present.start_as_scheduled(now, at);
+            }
+            let told_s = present.reading(now, second).remaining_s;
             self.serials.insert(timer.id.clone(), serial);
             self.slots.insert(serial, Slot::new(timer.id.clone(), Staged::durable(timer), told_s));
             self.shown += 1;

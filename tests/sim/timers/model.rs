@@ -602,7 +602,12 @@ impl Model {
                 }
             }
             (noun.misnamed, noun.unsure, noun.told_unsure, noun.late_start) = (false, false, false, false);
-            noun.told_s = face.shown_s(now);
+            // What was crossed while away is not told, whether it ran then or was to start.
+            let mut present = face.clone();
+            if let Some(at) = present.start_at.filter(|at| *at <= now.wall.ms()) {
+                present.run_since(now, at);
+            }
+            noun.told_s = present.shown_s(now);
             noun.show(Some(face), turn);
             self.expired += noun.settle(now, turn);
         }
