@@ -60,11 +60,13 @@ pub const DESCRIPTORS_RESERVED: u64 = 64;
 pub const LISTEN_BACKLOG: i32 = 4_096;
 /// Addresses `--listen` may be given.
 pub const LISTENERS_MAX: usize = 16;
-/// Bytes that connections may have left unfinished (heads, bodies, half messages) all together; beyond them the one
-/// that holds most is closed.
+/// Bytes that connections may have left unfinished (heads, bodies, half messages) all together; beyond them those
+/// that hold most are closed.
 pub const UNFINISHED_BYTES_MAX: usize = 256 << 20;
-/// Bytes of answers that clients have not taken, all together; beyond them the one that has most to take is closed.
+/// Bytes of answers that clients have not taken, all together; beyond them those that have most to take are closed.
 pub const UNSENT_BYTES_MAX: usize = 512 << 20;
+/// What is closed then frees one part in so many of the bound, so that it is not looked for again at once.
+pub const SHED_SHARE: usize = 64;
 /// Bytes of one call of recv(2); one buffer serves every connection.
 pub const READ_BYTES: usize = 64 << 10;
 
@@ -316,6 +318,8 @@ pub const EXPORTS_MAX: usize = 64;
 
 /// Connections accepted in one turn: about 10 ms of accept(2).
 pub const ACCEPTS_PER_TURN: usize = 256;
+/// How long whoever waits to be accepted is left alone when the system has no descriptor or memory for him.
+pub const SHORTAGE_RETRY_EVERY: Duration = Duration::from_millis(100);
 /// Bytes read in one turn.
 pub const READ_BYTES_PER_TURN: usize = 4 << 20;
 /// Requests and messages judged in one turn, each KiB of an answer counting as one more: about 10 ms, however many a

@@ -23,7 +23,7 @@ mod rooms;
 mod sockets;
 mod streams;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -675,31 +675,38 @@ impl Hub {
     }
 
     /// Books that a connection holds `held` bytes of unfinished input, and no longer `before`. When all of it becomes
-    /// too much, whoever holds most is let go: not he who comes last, with a short answer and in earnest.
+    /// too much, those who hold most are let go: not he who comes last, with a short answer and in earnest.
     fn book(&mut self, before: usize, held: usize) {
         self.unfinished_bytes = (self.unfinished_bytes + held).saturating_sub(before);
-        while held > before && self.unfinished_bytes > UNFINISHED_BYTES_MAX + self.shed.unfinished_bytes {
-            let Some(bytes) = self.shed_largest(Conn::booked_bytes) else { return };
-            self.shed.unfinished_bytes += bytes;
+        let excess = self.unfinished_bytes.saturating_sub(UNFINISHED_BYTES_MAX + self.shed.unfinished_bytes);
+        if held > before && excess > 0 {
+            self.shed.unfinished_bytes += self.shed(excess + UNFINISHED_BYTES_MAX / SHED_SHARE, Conn::booked_bytes);
         }
     }
 
-    /// When what clients have not taken becomes too much, whoever has most to take is let go.
+    /// When what clients have not taken becomes too much, those who have most to take are let go.
     fn shed_unsent(&mut self) {
-        while self.unsent_bytes > UNSENT_BYTES_MAX + self.shed.unsent_bytes {
-            let Some(bytes) = self.shed_largest(Conn::unsent_bytes) else { return };
-            self.shed.unsent_bytes += bytes;
+        let excess = self.unsent_bytes.saturating_sub(UNSENT_BYTES_MAX + self.shed.unsent_bytes);
+        if excess > 0 {
+            self.shed.unsent_bytes += self.shed(excess + UNSENT_BYTES_MAX / SHED_SHARE, Conn::unsent_bytes);
         }
     }
 
-    /// Lets the connection go that holds most. Returns how much, which is free when it is reaped.
-    fn shed_largest(&mut self, bytes_of: impl Fn(&Conn) -> usize) -> Option<usize> {
+    /// Lets connections go, those that hold most first, until `bytes` or more are free once these are reaped. Returns
+    /// how many. To find them takes a look at every connection, so more than the excess goes at a time.
+    fn shed(&mut self, bytes: usize, bytes_of: impl Fn(&Conn) -> usize) -> usize {
         let open = self.conns.iter().filter(|(_, conn)| conn.phase != Phase::Dead);
-        let largest = open.map(|(index, conn)| (bytes_of(conn), index)).max()?;
-        let (bytes, index) = (largest.0.max(1), u32::try_from(largest.1).ok()?);
-        self.metrics.connections_shed.inc();
-        self.kill(index);
-        Some(bytes)
+        let mut largest: BinaryHeap<(usize, usize)> = open.map(|(index, conn)| (bytes_of(conn), index)).collect();
+        let mut freed = 0;
+        while freed < bytes
+            && let Some((held @ 1.., index)) = largest.pop()
+            && let Ok(index) = u32::try_from(index)
+        {
+            self.metrics.connections_shed.inc();
+            self.kill(index);
+            freed += held;
+        }
+        freed
     }
 
     fn live(&mut self, id: ConnId) -> Option<&mut Conn> {

@@ -40,7 +40,7 @@ impl Hub {
             http.since = now.mono;
             http.stage = stage;
         }
-        let held = http.decoder.buffered();
+        let held = http.decoder.buffered() + http.next.as_ref().map_or(0, Request::buffered);
         let before = std::mem::replace(&mut http.booked_bytes, held);
         self.book(before, held);
         self.watch(index);

@@ -59,6 +59,10 @@ pub struct Server {
     manager: Manager,
     /// Given up for a moment when descriptors run out, so that whoever comes can be turned away.
     reserve: Option<File>,
+    /// Not even that helped: whoever waits is looked at again then.
+    accept_again: Option<Mono>,
+    /// When it was last said that descriptors or memory run out.
+    shortage_told: Option<Mono>,
     reload: Reload,
     buffer: Box<[u8]>,
     stop: bool,
@@ -96,6 +100,8 @@ impl Server {
             disk,
             manager: Manager::new(),
             reserve: File::open("/dev/null").ok(),
+            accept_again: None,
+            shortage_told: None,
             reload,
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             stop: false,
@@ -152,9 +158,10 @@ impl Server {
     fn turn(&mut self, events: &mut Events, until: Option<Mono>) -> io::Result<()> {
         // Work that was cut short goes on at once, and needs no alarm; otherwise the kernel's timer wakes us, exact to
         // the nanosecond.
-        let more = self.streams.has_unread() || !self.arrivals.is_empty() || self.hub.has_backlog();
+        let has_arrivals = !self.arrivals.is_empty() && self.accept_again.is_none();
+        let more = self.streams.has_unread() || has_arrivals || self.hub.has_backlog();
         if !more {
-            self.alarm.set([self.hub.next_deadline(), until].into_iter().flatten().min())?;
+            self.alarm.set([self.hub.next_deadline(), self.accept_again, until].into_iter().flatten().min())?;
         }
         match self.poll.poll(events, more.then_some(Duration::ZERO)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
@@ -233,6 +240,10 @@ impl Server {
     }
 
     fn accept(&mut self, now: Now) {
+        if self.accept_again.is_some_and(|at| now.mono < at) {
+            return;
+        }
+        self.accept_again = None;
         let mut budget = ACCEPTS_PER_TURN;
         while let Some(&listener) = self.arrivals.last() {
             let Some(accepted) = self.listeners.get(listener).map(TcpListener::accept) else { return };
@@ -242,8 +253,11 @@ impl Server {
                     self.arrivals.pop();
                 }
                 Err(error) if is_shortage(&error) => {
-                    if !self.turn_away(listener, &error) {
-                        self.arrivals.pop();
+                    self.tell_shortage(now.mono, &error);
+                    match self.turn_away(listener) {
+                        Some(why) if why.kind() == io::ErrorKind::WouldBlock => drop(self.arrivals.pop()),
+                        Some(why) if is_shortage(&why) => self.accept_again = Some(now.mono + SHORTAGE_RETRY_EVERY),
+                        _ => {}
                     }
                     return;
                 }
@@ -270,16 +284,23 @@ impl Server {
     }
 
     /// Out of descriptors: whoever waits is cut off, by means of the one kept back, so that the loop does not spin on
-    /// a listener that stays readable, and so that they come again elsewhere or later. Returns whether more may wait.
-    fn turn_away(&mut self, listener: usize, error: &io::Error) -> bool {
-        self.hub.metrics.descriptors_exhausted.inc();
-        log::error!("a connection cannot be accepted: {error}");
+    /// a listener that stays readable, and so that they come again elsewhere or later. Returns what ended it; with
+    /// `None` more may wait.
+    fn turn_away(&mut self, listener: usize) -> Option<io::Error> {
         self.reserve = None;
-        let turned_away = (0..ACCEPTS_PER_TURN)
-            .take_while(|_| self.listeners.get(listener).is_some_and(|listener| listener.accept().is_ok()))
-            .count();
+        let listener = self.listeners.get(listener)?;
+        let end = (0..ACCEPTS_PER_TURN).find_map(|_| listener.accept().err());
         self.reserve = File::open("/dev/null").ok();
-        turned_away == ACCEPTS_PER_TURN
+        end
+    }
+
+    /// Once a second, however many come.
+    fn tell_shortage(&mut self, now: Mono, error: &io::Error) {
+        self.hub.metrics.descriptors_exhausted.inc();
+        if self.shortage_told.is_none_or(|told| now.since(told) >= Duration::from_secs(1)) {
+            self.shortage_told = Some(now);
+            log::error!("a connection cannot be accepted: {error}");
+        }
     }
 
     fn read(&mut self, now: Now) {

@@ -57,6 +57,13 @@ struct Field {
 }
 
 impl Head {
+    /// Bytes of memory that it takes beside itself.
+    fn buffered(&self) -> usize {
+        let texts = [&self.method, &self.path, &self.query, &self.text];
+        let fields = self.fields.capacity() * size_of::<Field>();
+        texts.into_iter().map(String::capacity).sum::<usize>() + fields
+    }
+
     /// The value of the first field of that name (in lower case), without the blanks around it. Bytes that are not
     /// UTF-8 are shown as U+FFFD. Of an absolute-form request `host` is the authority of its target (RFC 9112
     /// section 3.2.2).
@@ -103,6 +110,13 @@ pub struct Request {
     pub head: Head,
     /// The body, without its transfer coding; empty when there is none.
     pub body: Vec<u8>,
+}
+
+impl Request {
+    /// Bytes of memory that it takes beside itself.
+    pub fn buffered(&self) -> usize {
+        self.head.buffered() + self.body.capacity()
+    }
 }
 
 /// What [`Decoder::next`] found.
@@ -337,7 +351,7 @@ impl Decoder {
     pub fn buffered(&self) -> usize {
         self.held.as_ref().map_or(0, |held| {
             let unfinished = held.reading.as_ref();
-            held.input.capacity() + unfinished.map_or(0, |it| it.head.text.capacity() + it.body.capacity())
+            held.input.capacity() + unfinished.map_or(0, |it| it.head.buffered() + it.body.capacity())
         })
     }
 
@@ -939,6 +953,23 @@ mod tests {
         assert_eq!(decoder.next(|_| LIMIT), None, "nothing follows a fault");
         assert_eq!((decoder.stage(), decoder.buffered()), (Stage::Idle, 0));
         fault
+    }
+
+    #[test]
+    fn all_that_an_unfinished_request_takes_is_counted() {
+        let long = "x".repeat(8_000);
+        for head in [
+            format!("POST /{long} HTTP/1.1\r\nHost: h\r\n"),
+            format!("POST /?{long} HTTP/1.1\r\nHost: h\r\n"),
+            format!("POST / HTTP/1.1\r\nHost: h\r\nX: {long}\r\n"),
+        ] {
+            let mut decoder = read([format!("{head}Content-Length: 1\r\n\r\n").as_bytes()]).1;
+            assert!((8_000..20_000).contains(&decoder.buffered()), "{}", decoder.buffered());
+            decoder.push(b"1");
+            let Some(Input::Request(request)) = decoder.next(|_| LIMIT) else { panic!("not finished") };
+            assert!((8_000..20_000).contains(&request.buffered()), "{}", request.buffered());
+            assert_eq!(decoder.buffered(), 0);
+        }
     }
 
     /// A request with these lines after its request line and Host.
