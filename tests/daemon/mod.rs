@@ -4,13 +4,16 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::ioctl_fionbio;
 use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
 use serde_json::{Value, json};
 use tungstenite::client::IntoClientRequest;
@@ -23,8 +26,47 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// A running daemon. Dropping it kills it.
 pub struct Daemon {
     pub address: SocketAddr,
-    pub log: Arc<Mutex<String>>,
+    said: Arc<Mutex<Said>>,
     child: Child,
+}
+
+/// What a daemon says. Whoever asks for it takes what is in the pipe first, so that a line which was written before an
+/// answer is there when the answer is.
+struct Said {
+    pipe: ChildStderr,
+    bytes: Vec<u8>,
+    has_ended: bool,
+}
+
+impl Said {
+    fn new(pipe: ChildStderr) -> Said {
+        ioctl_fionbio(&pipe, true).unwrap();
+        Said { pipe, bytes: Vec::new(), has_ended: false }
+    }
+
+    fn take(&mut self) {
+        match self.pipe.read_to_end(&mut self.bytes) {
+            Ok(_) => self.has_ended = true,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    /// Takes what comes as long as the daemon lives: it would wait for a full pipe.
+    fn follow(said: &Mutex<Said>) {
+        let pipe = said.lock().unwrap().pipe.as_fd().try_clone_to_owned().unwrap();
+        loop {
+            let _ = poll(&mut [PollFd::new(&pipe, PollFlags::IN)], None);
+            let mut said = said.lock().unwrap();
+            said.take();
+            if said.has_ended {
+                break;
+            }
+        }
+    }
 }
 
 impl Daemon {
@@ -64,26 +106,32 @@ impl Daemon {
     /// The same, with the standard input that the command was given.
     pub fn spawn_with_input(mut command: Command) -> Result<Daemon, (ExitStatus, String)> {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut said = String::new();
+        let said = Arc::new(Mutex::new(Said::new(child.stderr.take().unwrap())));
+        let copy = Arc::clone(&said);
+        std::thread::spawn(move || Said::follow(&copy));
         let address = loop {
-            let Some(Ok(line)) = lines.next() else { return Err((child.wait().unwrap(), said)) };
-            said.push_str(&line);
-            said.push('\n');
-            if let Some((_, rest)) = line.split_once("listens on http://") {
+            let (text, has_ended) = {
+                let mut now = said.lock().unwrap();
+                now.take();
+                (now.text(), now.has_ended)
+            };
+            let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            if let Some((_, rest)) = lines.find_map(|line| line.split_once("listens on http://")) {
                 break rest.split([',', ' ']).next().unwrap().parse().unwrap();
             }
-        };
-        let log = Arc::new(Mutex::new(said));
-        let copy = Arc::clone(&log);
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let mut log = copy.lock().unwrap();
-                log.push_str(&line);
-                log.push('\n');
+            if has_ended {
+                return Err((child.wait().unwrap(), text));
             }
-        });
-        Ok(Daemon { address, log, child })
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        Ok(Daemon { address, said, child })
+    }
+
+    /// What it has said until now.
+    pub fn log(&self) -> String {
+        let mut said = self.said.lock().unwrap();
+        said.take();
+        said.text()
     }
 
     pub fn pid(&self) -> u32 {
@@ -116,7 +164,7 @@ impl Daemon {
 
     /// Waits until the log has a line with `text`.
     pub fn wait_for_log(&self, text: &str) {
-        eventually(|| self.log.lock().unwrap().contains(text));
+        eventually(|| self.log().contains(text));
     }
 
     // ---- requests ------------------------------------------------------------------------------------------
@@ -386,7 +434,7 @@ impl Http {
             }
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
             // A read with a timeout is not taken up again after a signal (signal(7)).
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => self.read_more(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.read_more(),
             Err(error) => panic!("no answer: {error}"),
         }
     }
@@ -481,7 +529,7 @@ impl Socket {
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}
                 Ok(Message::Close(Some(frame))) => return Err((frame.code.into(), frame.reason.to_string())),
                 Ok(Message::Close(None)) => return Err((1005, String::new())),
-                Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
                 other => return Err((1006, format!("{other:?}"))),
             }
         }
@@ -511,10 +559,12 @@ impl Socket {
     #[track_caller]
     pub fn expect_silence(&mut self, span: Duration) {
         self.inner.get_ref().set_read_timeout(Some(span)).unwrap();
-        match self.inner.read() {
-            Err(Error::Io(error))
-                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
-            other => panic!("not silent: {other:?}"),
+        loop {
+            match self.inner.read() {
+                Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
+                Err(Error::Io(error)) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+                other => panic!("not silent: {other:?}"),
+            }
         }
         self.inner.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
     }
