@@ -117,6 +117,9 @@ pub enum Done {
     Written(Batch, u64),
     /// The batch is not on the disk and never will be: checked, not supposed.
     Failed(Batch, String),
+    /// The batch in hand could not be written, and the disk does not even tell whether it was: what came of it will be
+    /// told when it does.
+    Doubted(String),
     /// The answer to the question with this ticket, or why there is none.
     Answered(u64, Result<Answer, String>),
     /// Everything is checkpointed; the thread is gone.

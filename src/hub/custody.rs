@@ -186,20 +186,20 @@ impl Custody {
         self.everybody()
     }
 
-    /// The disk has not answered for too long: all these are told that the outcome is unknown.
-    pub fn hang(&mut self, now: Now) -> Option<Vec<Asker>> {
-        if self.hung || self.in_hand_since.is_none_or(|since| now.mono.since(since) < DISK_HANG_MAX) {
-            return None;
+    /// Whether the disk has had the batch in its hands for too long.
+    pub fn has_hung(&self, now: Now) -> bool {
+        !self.hung && self.in_hand_since.is_some_and(|since| now.mono.since(since) >= DISK_HANG_MAX)
+    }
+
+    /// The disk is given up until it tells what came of the batch in hand: all these are told that this is unknown.
+    pub fn give_up(&mut self, now: Now, why: String) -> Vec<Asker> {
+        if !std::mem::replace(&mut self.hung, true) {
+            log::error!("{why}; clocks run on, commands are refused");
         }
-        log::error!(
-            "the disk has not answered for {} s; clocks run on, commands are refused",
-            DISK_HANG_MAX.as_secs()
-        );
-        self.hung = true;
-        self.degraded = Some("The disk does not answer".to_owned());
+        self.degraded = Some(why);
         self.retry_at = now.mono;
         let askers = std::mem::take(&mut self.asked).into_values();
-        Some(self.everybody().into_iter().chain(askers).collect())
+        self.everybody().into_iter().chain(askers).collect()
     }
 
     /// When the disk must be looked after without its having spoken.

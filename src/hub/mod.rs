@@ -230,23 +230,24 @@ impl Hub {
         }
     }
 
-    /// The disk has not answered for too long: whoever waits for it is told. Not while it has something to tell.
-    fn lose_patience_with_disk(&mut self, now: Now) {
-        let given_up = self.takes_answers().then(|| self.custody.hang(now)).flatten();
-        if let Some(askers) = given_up {
-            self.engine.lose_patience(now);
-            let text = "The disk does not answer: outcome unknown. Ask again with the same Idempotency-Key";
-            self.turn_away(now, askers, text);
-            let text = "Outcome unknown: the disk does not answer";
-            self.disown(now, text);
-            self.disappoint_candidates(now, text);
-            self.disappoint_guests(now, text);
-        }
+    /// The disk is given up: whoever waits for it is told.
+    fn give_up_on_disk(&mut self, now: Now, why: &str) {
+        let askers = self.custody.give_up(now, why.to_owned());
+        self.engine.lose_patience(now);
+        let text = format!("{why}: outcome unknown. Ask again with the same Idempotency-Key");
+        self.turn_away(now, askers, &text);
+        let text = format!("Outcome unknown: {why}");
+        self.disown(now, &text);
+        self.disappoint_candidates(now, &text);
+        self.disappoint_guests(now, &text);
     }
 
     /// Lets what has come due happen. Returns whether some of it is left for the next turn.
     pub fn advance(&mut self, now: Now) -> bool {
-        self.lose_patience_with_disk(now);
+        // Not while it has something to tell.
+        if self.takes_answers() && self.custody.has_hung(now) {
+            self.give_up_on_disk(now, "The disk does not answer");
+        }
         self.late = true;
         for _ in 0..DEADLINES_PER_TURN {
             // What has just been written to is sent while the cache still holds it, and the first of a burst need not
@@ -393,6 +394,7 @@ impl Hub {
                 self.disown(now, &format!("Nothing was stored: {text}"));
                 self.publish(now);
             }
+            Done::Doubted(why) => self.give_up_on_disk(now, &format!("The store cannot be written ({why})")),
             Done::Answered(ticket, answered) => match self.custody.asker(ticket) {
                 Some(Asker::Request(Waiting { conn, number, head })) => {
                     let router = api::events::router(self.feeds.subscribed(), self.engine.events.queued());

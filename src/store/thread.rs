@@ -29,6 +29,15 @@ struct Question {
     task: Task,
 }
 
+/// A batch whose COMMIT failed.
+#[derive(Debug)]
+struct Doubt {
+    batch: Batch,
+    why: String,
+    /// The loop knows that the disk does not tell what came of it.
+    is_told: bool,
+}
+
 /// What a question takes, with what has been done for it so far.
 #[derive(Debug)]
 enum Task {
@@ -100,8 +109,8 @@ pub(super) struct Disk<W> {
     forget_history: Option<timers::Forgetting>,
     /// What came of sessions that ended before this instant is to be forgotten.
     forget_results: Option<WallMs>,
-    /// COMMIT failed, and why; the disk has not told yet what came of it.
-    doubt: Option<(Batch, String)>,
+    /// What has become of the batch in hand must be asked first.
+    doubt: Option<Doubt>,
     is_closing: bool,
     is_well: bool,
 }
@@ -141,7 +150,7 @@ impl<W: Fn()> Disk<W> {
             }
         }
         self.turn_away("the store is closing");
-        if let Some((batch, _)) = &self.doubt {
+        if let Some(Doubt { batch, .. }) = &self.doubt {
             log::error!("the store is closed without knowing whether batch {} is durable", batch.number);
         }
         let Disk { database, done, wake, .. } = self;
@@ -166,8 +175,8 @@ impl<W: Fn()> Disk<W> {
             }
         }
         // Doubt first: until it is settled no other batch may be judged by its number.
-        if let Some((batch, why)) = self.doubt.take() {
-            return self.settle(batch, why);
+        if let Some(doubt) = self.doubt.take() {
+            return self.settle(doubt);
         }
         if let Some(batch) = self.writes.pop_front() {
             self.write(batch);
@@ -225,25 +234,29 @@ impl<W: Fn()> Disk<W> {
             }
             Err(Trouble::Doubt(why)) => {
                 self.fall_ill(&why);
-                self.doubt = Some((batch, why));
+                self.doubt = Some(Doubt { batch, why, is_told: false });
             }
         }
     }
 
-    /// Asks the disk about the batch whose COMMIT failed, and why.
-    fn settle(&mut self, batch: Batch, failure: String) -> Next {
-        match self.database.judge(batch.number) {
+    /// Asks the disk about the batch whose COMMIT failed.
+    fn settle(&mut self, doubt: Doubt) -> Next {
+        match self.database.judge(doubt.batch.number) {
             Ok(Some(last_seq)) => {
                 self.recover();
-                self.tell(Done::Written(batch, last_seq));
+                self.tell(Done::Written(doubt.batch, last_seq));
                 Next::Work
             }
             Ok(None) => {
-                self.tell(Done::Failed(batch, failure));
+                self.tell(Done::Failed(doubt.batch, doubt.why));
                 Next::Work
             }
             Err(why) => {
-                self.doubt = Some((batch, failure));
+                // Whoever is out there must not wait for a disk that is known to fail.
+                if !doubt.is_told {
+                    self.tell(Done::Doubted(doubt.why.clone()));
+                }
+                self.doubt = Some(Doubt { is_told: true, ..doubt });
                 // Nobody waits for an answer from a disk that does not even tell its own state.
                 self.turn_away(&why);
                 if self.is_closing { Next::End } else { Next::Retry }
@@ -461,6 +474,10 @@ mod tests {
         }
     }
 
+    fn doubt(batch: Batch) -> Doubt {
+        Doubt { batch, why: "cut".to_owned(), is_told: false }
+    }
+
     #[test]
     fn a_batch_in_doubt_is_answered_when_the_disk_tells_and_before_the_one_behind() {
         let place = tempfile::tempdir().unwrap();
@@ -468,13 +485,14 @@ mod tests {
         let mut bench = bench(database);
         let (here, away) = (place.path().join("timerd.db"), place.path().join("away"));
         std::fs::rename(&here, &away).unwrap();
-        bench.disk.doubt = Some((batch(1, vec![Record::Timer(timer(1))]), "cut".to_owned()));
+        bench.disk.doubt = Some(doubt(batch(1, vec![Record::Timer(timer(1))])));
         bench.jobs.send(Job::Write(batch(2, Vec::new()))).unwrap();
         bench.jobs.send(Job::Ask(7, Query::Replay([0; 32]))).unwrap();
         assert_eq!(bench.disk.turn(), Next::Retry);
+        assert!(matches!(bench.done.try_recv(), Ok(Done::Doubted(why)) if why == "cut"), "told at once");
         assert!(matches!(bench.done.try_recv(), Ok(Done::Answered(7, Err(_)))));
         assert_eq!(bench.disk.turn(), Next::Retry);
-        assert!(bench.done.try_recv().is_err(), "no answer while there is doubt");
+        assert!(bench.done.try_recv().is_err(), "no answer while there is doubt, and that is told once");
         std::fs::rename(&away, &here).unwrap();
         assert_eq!(bench.disk.turn(), Next::Work);
         assert!(matches!(bench.done.try_recv(), Ok(Done::Failed(batch, why)) if batch.number == 1 && why == "cut"));
@@ -489,10 +507,11 @@ mod tests {
         let (database, _) = open(&place);
         let mut bench = bench(database);
         std::fs::remove_file(place.path().join("timerd.db")).unwrap();
-        bench.disk.doubt = Some((batch(1, Vec::new()), "cut".to_owned()));
+        bench.disk.doubt = Some(doubt(batch(1, Vec::new())));
         bench.jobs.send(Job::Close).unwrap();
         let done = bench.done;
         bench.disk.run();
+        assert!(matches!(done.try_recv(), Ok(Done::Doubted(_))));
         assert!(matches!(done.try_recv(), Ok(Done::Closed)));
     }
 }

@@ -742,3 +742,39 @@ fn while_the_disk_fails_nothing_is_lost_nothing_is_acknowledged_and_the_grace_wa
     assert!((lasted_us - 2_000_000).abs() < 30_000, "written later, with its true instant: {lasted_us}");
     assert_eq!(daemon.state(&other), "in_progress");
 }
+
+#[test]
+fn a_disk_that_does_not_even_tell_what_it_has_is_given_up_at_once_and_the_grace_waits() {
+    let (_kept, path) = directory();
+    let daemon = Daemon::on(&path, &NO_LIMITS);
+    let pid = Pid::from_raw(daemon.pid().try_into().unwrap());
+    // Not even the index of the log can be made again, so that the store cannot be opened to look.
+    let limit = |bytes: Option<u64>| {
+        prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
+    };
+    daemon.set("x", with(simple(), json!({ "time_limit_seconds": 2, "grace_seconds": 1 })));
+    let id = daemon.begin("x", "anna");
+    let (mut socket, _, _) = daemon.attend(&id);
+    daemon.set("y", with(simple(), json!({ "time_limit_seconds": 600 })));
+    let other = daemon.begin("y", "bert");
+    limit(Some(1 << 10));
+    let asked = Instant::now();
+    let refusal = daemon.answer(&other, "q1", json!({}));
+    assert_eq!(refusal.status, 503, "{}", refusal.text());
+    assert!(asked.elapsed() < Duration::from_secs(4), "nobody waits for a disk that is known to fail");
+    let readiness = daemon.get("/readiness");
+    assert_eq!(readiness.status, 503);
+    assert!(readiness.text().contains("cannot be written"), "{}", readiness.text());
+    let refusal = daemon.answer(&other, "q1", json!({}));
+    assert!(refusal.detail().ends_with("nothing was changed"), "{}", refusal.text());
+    socket.skip_to("expired");
+    // Longer than the grace.
+    sleep_ms(1_600);
+    let hand_in = json!({ "answers": [{ "item_id": "q2", "response": { "late": true } }] });
+    assert_eq!(daemon.ask(&id, "submit", hand_in.clone()).status, 503);
+    limit(None);
+    eventually(|| daemon.get("/readiness").status == 200);
+    let submitted = daemon.ask(&id, "submit", hand_in);
+    assert_eq!(submitted.status, 200, "he could not hand in before: {}", submitted.text());
+    assert_eq!(daemon.session(&id)["responses"]["q2"], json!({ "late": true }));
+}

@@ -248,7 +248,7 @@ impl Hall {
         match done {
             Done::Written(..) => self.ledger.written(now),
             Done::Failed(..) => self.ledger.failed(),
-            Done::Answered(..) | Done::Closed => {}
+            Done::Doubted(_) | Done::Answered(..) | Done::Closed => {}
         }
     }
 

@@ -161,7 +161,7 @@ impl Witness for Teams {
         match done {
             Done::Written(..) => self.ledger.written(now),
             Done::Failed(..) => self.ledger.failed(now),
-            Done::Answered(..) | Done::Closed => {}
+            Done::Doubted(_) | Done::Answered(..) | Done::Closed => {}
         }
     }
 

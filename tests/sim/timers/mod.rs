@@ -1410,7 +1410,7 @@ impl Witness for Exam {
                 self.count("failed batches");
                 self.model.failed();
             }
-            Done::Answered(..) | Done::Closed => {}
+            Done::Doubted(_) | Done::Answered(..) | Done::Closed => {}
         }
     }
 
