@@ -406,6 +406,8 @@ struct Asked<'a> {
     user_id: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "given")]
     after: Option<&'a RawValue>,
+    #[serde(default)]
+    filters: Option<IgnoredAny>,
 }
 
 /// What is there, `null` as well.
@@ -426,6 +428,10 @@ impl Wish {
             return Err("A filter should be an object".to_owned());
         }
         let asked: Asked<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        // The shape of an update: to ignore what it holds would be to match all.
+        if asked.filters.is_some() {
+            return Err("filters: what it holds should stand in its place".to_owned());
+        }
         let mut names = Vec::new();
         let mut echo = String::from("{");
         let mut repeat = |name: &str, given: Option<&RawValue>| {
@@ -483,6 +489,9 @@ pub fn said(text: &str) -> Result<Said, String> {
         r#type: Option<&'a RawValue>,
         #[serde(borrow, default, deserialize_with = "given")]
         filters: Option<&'a RawValue>,
+        event_types: Option<IgnoredAny>,
+        session_id: Option<IgnoredAny>,
+        user_id: Option<IgnoredAny>,
     }
     if serde_json::from_str::<IgnoredAny>(text).is_err() {
         return Err("Invalid JSON".to_owned());
@@ -493,6 +502,9 @@ pub fn said(text: &str) -> Result<Said, String> {
     let message: Message<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     match message.r#type.map(RawValue::get) {
         Some(r#""ping""#) => Ok(Said::Ping),
+        Some(r#""update_filters""#) if message.event_types.or(message.session_id).or(message.user_id).is_some() => {
+            Err("filters: should hold the filter, which stands beside it".to_owned())
+        }
         Some(r#""update_filters""#) => Wish::read(message.filters.map_or("{}", RawValue::get)).map(Said::Update),
         other => {
             let other: String = other.unwrap_or("null").chars().take(ECHO_CHARS_MAX).collect();

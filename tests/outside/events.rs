@@ -1863,6 +1863,7 @@ fn wrong_filters() -> Vec<Value> {
         json!({ "user_id": {} }),
         json!({ "user_id": 0 }),
         json!({ "session_id": "s", "user_id": [] }),
+        json!({ "filters": { "session_id": "s" } }),
     ]
 }
 
@@ -1980,6 +1981,11 @@ fn filters_can_be_replaced_and_cleared_and_a_wrong_one_changes_nothing() {
     assert_eq!(socket.recv(), event, "replaced, not merged");
     for filters in wrong_filters().into_iter().chain([json!([]), json!("x"), json!(5), json!(true)]) {
         socket.send(json!({ "type": "update_filters", "filters": filters }));
+        refused(&socket.recv());
+    }
+    for name in ["session_id", "user_id", "event_types"] {
+        // Beside the filter, not in it: to take it for none would be to hear all.
+        socket.send(json!({ "type": "update_filters", name: "b" }));
         refused(&socket.recv());
     }
     publish("a");
