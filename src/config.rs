@@ -83,7 +83,7 @@ pub struct Config {
     pub keep_finished: Option<Duration>,
     /// How long history is kept; none means forever.
     pub keep_history: Option<Duration>,
-    /// How long it is kept what came of sessions; none means forever.
+    /// How long the results of sessions are kept; none means forever.
     pub keep_results: Option<Duration>,
     /// How long events are kept; none means forever.
     pub keep_events: Option<Duration>,
@@ -374,7 +374,7 @@ struct Flags {
     #[arg(value_parser = keep, help_heading = "Store")]
     keep_history: Keep,
 
-    /// How long it is kept what came of exam sessions, counted from their end: 365d, or forever (units s, m, h, d, w)
+    /// How long the results of exam sessions are kept, counted from their end: 365d, or forever (units s, m, h, d, w)
     ///
     /// Answers are personal data: older ones are deleted for good, once their session no longer keeps its place.
     #[arg(long, env = "TIMERD_KEEP_RESULTS", value_name = "DURATION", default_value = "forever")]

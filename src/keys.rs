@@ -36,9 +36,9 @@ const KEY_PREFIX: &str = "tk_";
 /// What the holder of a key may do; a greater role includes the smaller ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// Reads one timer, its stream and its socket.
+    /// Reads one timer, its stream and its socket, and sits an exam.
     Viewer,
-    /// Also lists, creates, controls and deletes timers, and reads their history.
+    /// Also does everything with timers and exams, and publishes, reads and follows events.
     Instructor,
     /// Also reads metrics and deletes events.
     Admin,

@@ -57,12 +57,12 @@
 //! *A tick.* The kernel's timer wakes the loop, the deadline is taken from the heap (a stale one is dropped), the
 //! remainder is computed, the JSON is written once, the frame is built once, and a pointer to it goes into each
 //! client's outbox ([`hub::outbox`]); the flush sends each with one system call. The next deadline is the next second
-//! of the timer's grid. Sessions, of which each has a grid of its own, are told in slots of ten milliseconds ([`domain::beats`]): one
-//! alarm for a slot, one frame for each second that is left to anybody in it.
+//! of the timer's grid. Sessions, of which each has a grid of its own, are told in slots of ten milliseconds
+//! ([`domain::beats`]): one alarm for a slot, one frame for each second that is left to anybody in it.
 //!
 //! *A press in a room.* Whoever presses is told nothing but what all hear: the change is staged, announced when it is
-//! durable, and a pointer to one frame goes to everybody there ([`hub`], `rooms.rs`). A press that was meant for an older
-//! revision is refused, with the state as it is by then.
+//! durable, and a pointer to one frame goes to everybody there ([`hub`], `rooms.rs`). A press that was meant for an
+//! older revision is refused, with the state as it is by then.
 //!
 //! *An answer.* A candidate's message becomes a [`domain::session::Deed`], which [`domain::delivery::Delivery::act`]
 //! carries out on a copy of the session's latest state, brought to now. What comes of it is staged as one: the

@@ -163,9 +163,9 @@ pub const EVENT_TYPE_CHARS_MAX: usize = 50;
 pub const EVENT_SINCE_CHARS_MAX: usize = 30;
 /// Types that a filter may name: each of them, several times over.
 pub const EVENT_FILTER_TYPES_MAX: usize = 100;
-/// Events of one page, and how many unless the client says.
+/// Events of one page.
 pub const EVENTS_PAGE_MAX: u32 = 1_000;
-/// See above.
+/// Events of one page, where the client does not say how many.
 pub const EVENTS_PAGE_DEFAULT: u32 = 100;
 /// Bytes at which a page over REST ends, however many events were asked for: what the loop can put into words in
 /// some 10 ms.

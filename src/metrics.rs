@@ -1,7 +1,7 @@
 //! What is counted, under the names that a monitoring system sees.
 //!
-//! Owns the registry. Counters are added to once a turn or once an event, never once a frame. It knows no room: rooms
-//! tell it what happened.
+//! Owns the registry. Counters are added to once a turn or once an event, never once a frame. It knows none of
+//! those who tell it what happened.
 
 use std::sync::atomic::AtomicU64;
 

@@ -2,8 +2,9 @@
 //!
 //! Random exams with limits, sections with limits of their own, factors and graces are sat by random candidates, who
 //! answer, flag, move about, are paused and go on at odd nanoseconds, get more time, hand in before the end, at it, to
-//! the nanosecond, and after it, and now and then the store cannot be written. After each thing that anybody does the domain's session equals the model's, and every
-//! refusal is the contract's. The model lives through time from one thing to the next; the domain computes.
+//! the nanosecond, and after it, and now and then the store cannot be written. After each thing that anybody does the
+//! domain's session equals the model's, and every refusal is the contract's. The model lives through time from one
+//! thing to the next; the domain computes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 #![allow(unreachable_pub, dead_code, reason = "the model serves the simulation, too")]
 

@@ -1,10 +1,10 @@
 //! Fifty thousand candidates sit a two-hour exam in one process, on the virtual clock.
 //!
-//! The whole daemon but its sockets and its disk: requests come as bytes and answers leave as bytes, batches are durable
-//! as soon as they are handed over. Candidates start within ten minutes, each to a nanosecond of his own, answer a few
-//! items, some are paused, some have more time; most hand in, the others run out, and of those half hand in within the
-//! grace. Every end is held against plain arithmetic: it is in the batch of the very turn in which the time is up, and
-//! that turn is at that very nanosecond.
+//! The whole daemon but its sockets and its disk: requests come as bytes and answers leave as bytes, batches are
+//! durable as soon as they are handed over. Candidates start within ten minutes, each to a nanosecond of his own,
+//! answer a few items, some are paused, some have more time; most hand in, the others run out, and of those half hand
+//! in within the grace. Every end is held against plain arithmetic: it is in the batch of the very turn in which the
+//! time is up, and that turn is at that very nanosecond.
 //!
 //! The test counts what is allocated, and tells how much of it a session takes (`--nocapture`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]

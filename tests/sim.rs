@@ -2,8 +2,8 @@
 //! and a simulated disk.
 //!
 //! From one seed an exam is played: instructors do what the contract allows and what it does not, students listen,
-//! talk, dawdle and vanish, candidates start, answer, move about, come back elsewhere and hand in when their time is up,
-//! quiz engines publish, dashboards follow, fall behind and catch up, somebody reads and deletes, teams share a
+//! talk, dawdle and vanish, candidates start, answer, move about, come back elsewhere and hand in when their time is
+//! up, quiz engines publish, dashboards follow, fall behind and catch up, somebody reads and deletes, teams share a
 //! countdown that all of them press; the disk is slow, fails, hangs, the machine crashes and comes back, somebody sets
 //! the wall clock. After each turn everything that anybody was told is held against simple references, word for word,
 //! and against what the disk has. A failing seed prints itself, the step and the rule:
@@ -393,7 +393,8 @@ fn play(seed: u64) -> Tally {
     tally
 }
 
-/// Plays a day of a hundred teams of ten, most of whom come at once, and of one room that is wanted by more than it takes.
+/// Plays a day of a hundred teams of ten, most of whom come at once, and of one room that is wanted by more than it
+/// takes.
 fn play_teams(seed: u64) -> Tally {
     let mut rng = Rng::new(seed ^ 0x7ea7);
     let plan = rooms::Plan {

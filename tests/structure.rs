@@ -270,6 +270,20 @@ fn imports_run_one_way() {
     assert!(found.is_empty(), "the import law is broken:\n{}", found.join("\n"));
 }
 
+/// The formatter sees to code alone. Rows of a table in Markdown cannot be broken.
+#[test]
+fn comments_are_no_wider_than_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    ["src", "tests", "benches"].iter().for_each(|folder| sources(&root.join(folder), &mut files));
+    for file in files {
+        for (at, line) in std::fs::read_to_string(&file).unwrap().lines().enumerate() {
+            let is_text = line.trim_start().starts_with("//") && !line.starts_with("//! |");
+            assert!(!is_text || line.chars().count() <= 120, "{}:{}: {line}", file.display(), at + 1);
+        }
+    }
+}
+
 /// The table itself: no two rooms name each other, not even by a detour.
 #[test]
 fn the_law_has_no_circle() {

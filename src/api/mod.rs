@@ -370,7 +370,7 @@ impl Api {
         }
         let asked = head.headers("access-control-request-headers").collect::<Vec<_>>().join(", ");
         answer::no_content()
-            .with("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned())
+            .with("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS".to_owned())
             .with("Access-Control-Allow-Headers", if asked.is_empty() { "*".to_owned() } else { asked })
             .with("Access-Control-Max-Age", PREFLIGHT_AGE_S.to_string())
     }

@@ -22,7 +22,7 @@ use crate::limits::{ASSESSMENTS_BYTES_MAX, ASSESSMENTS_MAX, CANDIDATES_MAX};
 pub struct Assessment {
     /// Its name to clients.
     pub id: Arc<str>,
-    /// Counts versions of all assessments; names this one for ever.
+    /// Counts versions of all assessments; names this one as long as anything is kept of it.
     pub version: u32,
     /// Its name to people.
     pub title: Arc<str>,
@@ -443,8 +443,8 @@ impl Catalogue {
         }
     }
 
-    /// Takes up what an earlier run has kept; `used` are the versions that sessions have, `version` is the highest there
-    /// is.
+    /// Takes up what an earlier run has kept; `used` are the versions that sessions have, `version` is the highest
+    /// there is.
     pub(super) fn restore(
         &mut self,
         current: Vec<Arc<Assessment>>,

@@ -1,8 +1,9 @@
 //! The one heap of deadlines.
 //!
-//! Owns who is to be woken when, and which of a sleeper's entries is the one that counts ([`Alarm`]). It knows the kinds of sleeper by name only: what waking means is decided by whoever
-//! takes a [`Due`] out. An entry is never removed early; the sleeper changes its generation and the stale entry is
-//! dropped when it surfaces.
+//! Owns who is to be woken when, and which of a sleeper's entries is the one that counts ([`Alarm`]). It knows the
+//! kinds of sleeper by name only: what waking means is decided by whoever takes a [`Due`] out. A sleeper that wants
+//! another instant changes its generation; the stale entry is dropped when it surfaces, or in a sweep when there are
+//! many.
 //!
 //! Invariants: deadlines come out in order of time; equal ones in an order that changes from round to round, so that
 //! among a thousand timers started together nobody is always served last.

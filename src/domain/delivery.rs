@@ -782,7 +782,8 @@ impl Delivery {
                     ends.wall = named.wall;
                 }
                 if !same_boot {
-                    // The wall clock was read in whole milliseconds when the end was named: never early by what was cut.
+                    // The wall clock was read in whole milliseconds when the end was named: never early by what was
+                    // cut.
                     ends.mono = ends.mono + Duration::from_millis(1);
                 }
                 *clock = Countdown::Running { ends };

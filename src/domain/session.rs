@@ -650,7 +650,7 @@ impl Session {
         }
     }
 
-    /// Keeps that an item has this response. Returns its index and number.
+    /// Keeps that an item has this response. Returns its index.
     fn answer(&mut self, now: Now, id: &Arc<str>, response: &str) -> Result<u16, Refusal> {
         let place = self.place_of(id).ok_or_else(|| Refusal::NoItem(id.clone()))?;
         if self.assessment.navigation == Navigation::Linear && place != self.place {

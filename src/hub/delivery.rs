@@ -1,6 +1,7 @@
 //! Candidates' sockets: what is said on them, and what is held until it is true.
 //!
-//! Owns the answers that candidates wait for, and the ticks of a slot, each second encoded once. What a message means is the API's business.
+//! Owns the answers that candidates wait for, and the ticks of a slot, each second encoded once. What a message means
+//! is the API's business.
 //!
 //! Invariants: answers leave in the order of messages, those that tell of a change when it is durable; what is
 //! announced does not wait for them; a socket with too many unanswered messages is not read.

@@ -86,7 +86,8 @@ impl Outbox {
     /// Queues `frame`. Returns whether an older tick gave way.
     ///
     /// # Errors
-    /// [`Overflow`] when the bound would be passed; nothing is queued then.
+    /// [`Overflow`] when the bound would be passed; nothing is queued then, and the connection is over: the tick
+    /// that gave way is not put back.
     pub fn push(&mut self, frame: &Shared, bound: Bound) -> Result<bool, Overflow> {
         let gave_way = frame.is_tick && !self.frames.is_empty() && self.drop_unsent_tick();
         if self.bytes() + frame.bytes.len() > bound.bytes || self.frames.len() >= bound.frames {

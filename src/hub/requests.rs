@@ -67,7 +67,7 @@ impl Hub {
             None => http.decoder.next(|head| self.api.body_bytes_max(head, &self.engine))?,
         };
         match input {
-            Input::Request(request) if unanswered && !is_change(&request.head) => {
+            Input::Request(request) if unanswered && !need_not_wait(&request.head) => {
                 http.next = Some(request);
                 None
             }
@@ -333,7 +333,9 @@ impl Hub {
     }
 }
 
-/// Whether later answers of the connection may depend on this request.
-fn is_change(head: &Head) -> bool {
+/// Whether this request may be judged while those before it on the connection wait for the disk. A read may not: it
+/// must see what they have done. Changes may, as each is judged against the latest state, and so may a preflight, which
+/// sees nothing.
+fn need_not_wait(head: &Head) -> bool {
     matches!(head.method.as_str(), "POST" | "PUT" | "DELETE" | "OPTIONS")
 }

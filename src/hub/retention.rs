@@ -11,7 +11,7 @@ use crate::limits::{UPKEEP_EVERY_MAX, UPKEEP_EVERY_MIN};
 pub struct Retention {
     /// How long the history of timers that are gone is kept.
     pub history: Option<Duration>,
-    /// How long it is kept what came of sessions that are no longer held.
+    /// How long the results of sessions that are no longer held are kept.
     pub results: Option<Duration>,
     /// How long events are kept.
     pub events: Option<Duration>,

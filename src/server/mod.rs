@@ -181,9 +181,11 @@ impl Server {
         {
             self.hub.handle_done(now, done);
         }
+        // Before the input of those who are here: whoever comes is served in the turn in which he came.
         self.accept(now);
         // Before commands: an end that has been reached is met by them as an end.
         self.hub.advance(now);
+        // Before anything new is read: whole requests that the last turn had no time for came first.
         self.hub.unpark(now);
         self.read(now);
         // After everything that can change something: all commands of this turn are one batch.
@@ -194,6 +196,7 @@ impl Server {
         self.hub.flush(now, &mut self.streams);
         // After the flush, which may find lines broken; before the poll, which must not tell of a closed one.
         self.hub.reap(&mut self.streams);
+        // After the flush: with room in its outbox a connection that was set aside is read again.
         let hub = &self.hub;
         self.streams.reconsider(|index| hub.wants_input(index));
 

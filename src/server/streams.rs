@@ -118,8 +118,8 @@ impl Streams {
 impl Sockets for Streams {
     fn send(&mut self, index: u32, bytes: &[u8]) -> io::Result<usize> {
         match self.lines.get_mut(index as usize) {
-            // send(2), which is cheaper than write(2) on a socket; and not that of libc, where a process with two threads
-            // pays for being cancellable on each way in and out.
+            // send(2), which is cheaper than write(2) on a socket; and not that of libc, where a process with two
+            // threads pays for being cancellable on each way in and out.
             Some(Some(line)) => Ok(rustix::net::send(&line.stream, bytes, SendFlags::NOSIGNAL)?),
             _ => Err(io::ErrorKind::NotConnected.into()),
         }

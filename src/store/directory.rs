@@ -4,8 +4,8 @@
 //! the files in it. It knows nothing of what the files hold.
 //!
 //! Invariants: what it creates only its user can read; what others created is left as it is, with a warning; the lock
-//! is held as long as the value lives, and dies with the process whatever kills it; no file of the database is opened
-//! here while SQLite has it open, since closing it would drop SQLite's locks (POSIX locks belong to the process).
+//! is held until the process ends, whatever ends it; no file of the database is opened here while SQLite has it open,
+//! since closing it would drop SQLite's locks (POSIX locks belong to the table of descriptors).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};

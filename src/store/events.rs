@@ -172,7 +172,8 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Reads a slice: so many rows at most as one slice may have, whether they are wanted or not, and so many stretches.
+    /// Reads a slice: so many rows at most as one slice may have, whether they are wanted or not, and so many
+    /// stretches.
     ///
     /// # Errors
     /// SQLite's own, and when a row has no meaning.

@@ -235,8 +235,8 @@ const FOURTH: &str = "
 ";
 
 /// Indexes by name begin with the stretch of the row ([`super::stretch`]): a batch about many names writes few pages.
-/// History, which lay by timer, lies in the order in which it is written, too; the entry of a creation is found by name,
-/// and tells where the rest begins.
+/// History, which lay by timer, lies in the order in which it is written, too; the entry of a creation is found by
+/// name, and tells where the rest begins.
 const FIFTH: &str = "
     DROP INDEX events_session;
     DROP INDEX events_user;

@@ -1,5 +1,5 @@
-//! `timerd events`, `timerd publish` and `timerd exam` as they are called: the built binary against a running daemon, over real
-//! sockets, files and pipes, with kill -9 on either side.
+//! `timerd events`, `timerd publish` and `timerd exam` as they are called: the built binary against a running daemon,
+//! over real sockets, files and pipes, with kill -9 on either side.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};

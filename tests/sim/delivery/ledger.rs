@@ -469,7 +469,8 @@ pub struct Ledger {
     open: Vec<usize>,
     /// Those without an answer: what was done may be their doing, however long ago they asked.
     unanswered: BTreeSet<usize>,
-    /// The batch that was handed over last, and the last one that is durable. Counted here, since the daemon starts anew.
+    /// The batch that was handed over last, and the last one that is durable. Counted here, since the daemon starts
+    /// anew.
     batch: u64,
     durable_batch: u64,
     /// The clocks of every turn.
@@ -614,8 +615,8 @@ impl Ledger {
         self.unanswered.iter().rev().copied().filter(move |other| *other != ask).filter(is_twin)
     }
 
-    /// Of two who put the same candidate, or give up the same assessment, it cannot be told who came first, before one of
-    /// them is told whether it was there.
+    /// Of two who put the same candidate, or give up the same assessment, it cannot be told who came first, before one
+    /// of them is told whether it was there.
     pub fn settle_twins(&mut self, ask: usize, was_there: bool) {
         let fits = |done: &&Outcome| self.is_durable(done) && done.was_there == was_there;
         if self.done(ask).filter(fits).is_some() {
@@ -683,8 +684,8 @@ impl Ledger {
         is_done && again == **face
     }
 
-    /// Somebody else must have done that to the session: whoever may have and waits for an answer, though others may have
-    /// to do in turn what he was taken to have done.
+    /// Somebody else must have done that to the session: whoever may have and waits for an answer, though others may
+    /// have to do in turn what he was taken to have done.
     pub fn give_away(&mut self, ask: usize, id: &str) -> bool {
         self.give_on(ask, id, &mut vec![ask])
     }
@@ -727,8 +728,8 @@ impl Ledger {
     /// The hub is about to let time have its way.
     pub fn due(&mut self, now: Now, hub: &Hub) {
         if std::mem::take(&mut self.is_failed) {
-            // Whoever asked for something since the last batch that was not lost has asked in vain. When that was first,
-            // only the daemon knows.
+            // Whoever asked for something since the last batch that was not lost has asked in vain. When that was
+            // first, only the daemon knows.
             let since = hub.engine().delivery.deaf_since().map_or(u64::MAX, |since| since.ns());
             let earliest = self.clocks(self.handed_before).mono.ns();
             if since > now.mono.ns() || since < earliest.min(self.deaf_since().unwrap_or(u64::MAX)) {

@@ -948,7 +948,8 @@ impl Teams {
                     (*who != number, told == Some(*there) && named("user-joined", name, said.turn))
                 }
                 What::Left(_, _, Some(sock), _) if *sock == seat.sock => return false,
-                // Who of those who did not come back is first is nobody's business: the last of them tells who is there.
+                // Who of those who did not come back is first is nobody's business: the last of them tells who is
+                // there.
                 What::Left(_, name, None, there) => {
                     let is_left = told == Some(*there) && text.starts_with(r#"{"type":"session:user-left","name":"#);
                     (true, is_left && value["name"] == **name)
