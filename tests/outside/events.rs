@@ -1889,7 +1889,7 @@ fn a_first_message_of_the_wrong_shape_is_an_error_and_never_a_match_of_everythin
                 "bad" | "" | "{" => assert_eq!(message, "Invalid JSON", "{shown}"),
                 text if text.len() > 1 << 20 => assert_eq!(message, "Message too large"),
                 text => {
-                    let names = ["event_types", "session_id", "user_id", "after"];
+                    let names = ["event_types", "session_id", "user_id", "after", "filters"];
                     // A fault in a field is called by the field's name.
                     if text.starts_with('{') {
                         assert!(names.iter().any(|name| text.contains(name) && message.contains(name)), "{message}");
