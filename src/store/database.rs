@@ -27,7 +27,7 @@ use crate::domain::replays::{Digest, Replay};
 use crate::domain::timers::TimerId;
 use crate::limits::SLICE_ROWS_MAX;
 use crate::store::directory::Directory;
-use crate::store::events::{Forgetting, Reading};
+use crate::store::events::{Census, Forgetting, Reading};
 use crate::store::slice::Slice;
 use crate::store::timers::Recital;
 use crate::store::{OpenError, assessments, delivery, events, replays, rooms, schema, timers};
@@ -203,9 +203,9 @@ impl Database {
         self.read(|connection| reading.slice(connection, search))
     }
 
-    /// The figures of all events.
-    pub(super) fn event_stats(&mut self, hour_ago: WallMs) -> Result<EventStats, String> {
-        self.read(|connection| events::stats(connection, hour_ago))
+    /// Goes on with a counting of all events.
+    pub(super) fn event_stats(&mut self, census: &mut Census) -> Result<Slice<EventStats>, String> {
+        self.read(|connection| census.slice(connection))
     }
 
     /// The responses of a session, by number of the item.

@@ -398,40 +398,102 @@ fn first_later_than(connection: &Connection, ledger: Ledger, cutoff_ms: i64) -> 
     Ok(low)
 }
 
-/// The figures of all events; those of the last hour are those after `hour_ago`.
-///
-/// # Errors
-/// SQLite's own, and when a row has no meaning.
-pub(super) fn stats(connection: &Connection, hour_ago: WallMs) -> rusqlite::Result<EventStats> {
-    let ledger = Ledger::read(connection)?;
-    let first = first_later_than(connection, ledger, hour_ago.ms())?;
-    let number = |sql: &str, parameters: &[&dyn ToSql]| -> rusqlite::Result<u64> {
-        connection.prepare_cached(sql)?.query_row(parameters, |row| unsigned(row, 0))
-    };
-    let oldest = oldest(connection)?;
-    let since = integer(first);
-    let is_whole = ledger.total == 0 || ledger.last_seq - oldest + 1 == ledger.total;
-    let later = match is_whole {
-        true => (ledger.last_seq + 1).saturating_sub(first.max(oldest)),
+/// The counting of the events of the last hour, in slices. The other figures are kept, and told as they are when it
+/// begins.
+#[derive(Debug)]
+pub(super) struct Census {
+    hour_ago: WallMs,
+    begun: Option<Counting>,
+}
+
+/// How far a [`Census`] has come. What is after the hour's beginning by number is counted first; of that, then, what is
+/// not after it by its timestamp, as where the clock was set back.
+#[derive(Debug)]
+struct Counting {
+    figures: EventStats,
+    /// The number from which on events may be of the last hour.
+    first: u64,
+    /// What is still to be counted by number begins here, unless there is no more.
+    uncounted: Option<u64>,
+    later: u64,
+    /// The instant and number up to which those behind have been counted.
+    behind_from: (i64, u64),
+    behind: u64,
+}
+
+impl Census {
+    /// Nothing is counted yet.
+    pub(super) fn of(hour_ago: WallMs) -> Self {
+        Census { hour_ago, begun: None }
+    }
+
+    /// Counts a slice.
+    ///
+    /// # Errors
+    /// SQLite's own, and when a row has no meaning.
+    pub(super) fn slice(&mut self, connection: &Connection) -> rusqlite::Result<Slice<EventStats>> {
+        let Census { hour_ago, begun } = self;
+        let counting = match begun {
+            Some(counting) => counting,
+            none => none.insert(Counting::begin(connection, *hour_ago)?),
+        };
+        let last = integer(counting.figures.last_seq);
+        if let Some(from) = counting.uncounted {
+            let sql = "SELECT count(*), ifnull(max(seq), 0) FROM
+                           (SELECT seq FROM events WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq LIMIT ?3)";
+            let key = params![integer(from), last, SLICE_ROWS_MAX];
+            let row = |row: &Row<'_>| Ok((unsigned(row, 0)?, unsigned(row, 1)?));
+            let (counted, up_to) = connection.prepare_cached(sql)?.query_row(key, row)?;
+            counting.later += counted;
+            counting.uncounted = (counted == u64::from(SLICE_ROWS_MAX)).then_some(up_to + 1);
+            if counting.uncounted.is_some() {
+                return Ok(Slice::Unfinished);
+            }
+        }
+        let sql = "SELECT at_ms, seq FROM events INDEXED BY events_behind
+                   WHERE behind_ms > 0 AND at_ms <= ?1 AND (at_ms, seq) > (?2, ?3) ORDER BY at_ms, seq LIMIT ?4";
+        let (at_ms, seq) = counting.behind_from;
+        let mut statement = connection.prepare_cached(sql)?;
+        let mut rows = statement.query(params![hour_ago.ms(), at_ms, integer(seq), SLICE_ROWS_MAX])?;
+        let mut seen = 0;
+        while let Some(row) = rows.next()? {
+            counting.behind_from = (row.get(0)?, unsigned(row, 1)?);
+            counting.behind +=
+                u64::from((counting.first..=counting.figures.last_seq).contains(&counting.behind_from.1));
+            seen += 1;
+        }
+        if seen == SLICE_ROWS_MAX {
+            return Ok(Slice::Unfinished);
+        }
+        // Between two slices some may have been deleted.
+        counting.figures.last_hour = counting.later.saturating_sub(counting.behind);
+        Ok(Slice::Done(std::mem::take(&mut counting.figures)))
+    }
+}
+
+impl Counting {
+    fn begin(connection: &Connection, hour_ago: WallMs) -> rusqlite::Result<Self> {
+        let ledger = Ledger::read(connection)?;
+        let oldest = oldest(connection)?;
+        let first = first_later_than(connection, ledger, hour_ago.ms())?.max(oldest);
         // Holes are left where the clock was set back and what lay behind has been deleted.
-        false => number("SELECT count(*) FROM events WHERE seq >= ?1", &[&since])?,
-    };
-    let behind = number(
-        "SELECT count(*) FROM events INDEXED BY events_behind WHERE behind_ms > 0 AND at_ms <= ?1 AND seq >= ?2",
-        &[&hour_ago.ms(), &since],
-    )?;
-    let sql = "SELECT kind, count, last_ms FROM event_kinds WHERE count > 0 ORDER BY count DESC, kind";
-    let row = |row: &Row<'_>| {
-        let kind = Kind::numbered(row.get(0)?).ok_or_else(|| unreadable(0, "type of an event"))?;
-        Ok((kind, unsigned(row, 1)?, WallMs::from_ms(row.get(2)?)))
-    };
-    Ok(EventStats {
-        total: ledger.total,
-        last_hour: if ledger.total == 0 { 0 } else { later - behind },
-        by_kind: connection.prepare_cached(sql)?.query_map([], row)?.collect::<Result<_, _>>()?,
-        oldest_seq: ledger.gone_seq + 1,
-        last_seq: ledger.last_seq,
-    })
+        let is_whole = ledger.total == 0 || ledger.last_seq - oldest + 1 == ledger.total;
+        let sql = "SELECT kind, count, last_ms FROM event_kinds WHERE count > 0 ORDER BY count DESC, kind";
+        let row = |row: &Row<'_>| {
+            let kind = Kind::numbered(row.get(0)?).ok_or_else(|| unreadable(0, "type of an event"))?;
+            Ok((kind, unsigned(row, 1)?, WallMs::from_ms(row.get(2)?)))
+        };
+        let figures = EventStats {
+            total: ledger.total,
+            last_hour: 0,
+            by_kind: connection.prepare_cached(sql)?.query_map([], row)?.collect::<Result<_, _>>()?,
+            oldest_seq: ledger.gone_seq + 1,
+            last_seq: ledger.last_seq,
+        };
+        let later = if is_whole && ledger.total > 0 { (ledger.last_seq + 1).saturating_sub(first) } else { 0 };
+        let uncounted = (!is_whole).then_some(first);
+        Ok(Counting { figures, first, uncounted, later, behind_from: (i64::MIN, 0), behind: 0 })
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -593,6 +655,17 @@ mod tests {
 
     fn seqs(connection: &Connection, search: &Search) -> Vec<u64> {
         read(connection, search).0.unwrap().events.iter().map(|stored| stored.seq).collect()
+    }
+
+    /// The figures, and how many slices they took.
+    fn stats(connection: &Connection, hour_ago_ms: i64) -> (EventStats, u32) {
+        let mut census = Census::of(WallMs::from_ms(hour_ago_ms));
+        for slices in 1.. {
+            if let Slice::Done(figures) = census.slice(connection).unwrap() {
+                return (figures, slices);
+            }
+        }
+        unreachable!()
     }
 
     fn forget(connection: &Connection, extent: Extent) -> u64 {
@@ -760,21 +833,36 @@ mod tests {
         for ms in 0..40 {
             let want: Vec<u64> = (1..).zip(times).filter(|(_, at)| *at > ms).map(|(seq, _)| seq).collect();
             assert_eq!(since(ms), want, "{ms}");
-            let later = stats(&connection, WallMs::from_ms(ms)).unwrap().last_hour;
+            let later = stats(&connection, ms).0.last_hour;
             assert_eq!(later, want.len() as u64, "{ms}");
         }
         assert_eq!(forget(&connection, Extent::Before(WallMs::from_ms(25))), 3);
         assert_eq!(since(0), [3, 5, 6]);
         // The event with the number 3 is there, but not everything behind it.
         assert_eq!(read(&connection, &search(Order::After(2))).0, Err(Gone { upto: 4 }));
-        let figures = stats(&connection, WallMs::from_ms(26)).unwrap();
+        let figures = stats(&connection, 26).0;
         assert_eq!((figures.total, figures.last_hour, figures.oldest_seq), (3, 2, 5));
+    }
+
+    #[test]
+    fn after_a_step_of_the_clock_the_last_hour_is_counted_in_slices() {
+        let connection = empty();
+        // One from far ahead, and all that come after it lie behind.
+        write(&connection, &[plain(1_000_000)]);
+        write(&connection, &(0..2_000).map(plain).collect::<Vec<_>>());
+        assert_eq!(stats(&connection, 499), (EventStats { last_hour: 1_501, ..stats(&connection, 0).0 }, 2));
+        assert_eq!(stats(&connection, 1_899), (EventStats { last_hour: 101, ..stats(&connection, 0).0 }, 4));
+        // With a hole they are counted one by one.
+        connection.execute("DELETE FROM events WHERE seq = 700", []).unwrap();
+        connection.execute("UPDATE meta SET events = events - 1", []).unwrap();
+        let (figures, slices) = stats(&connection, 1_899);
+        assert_eq!((figures.total, figures.last_hour, slices), (2_000, 101, 8));
     }
 
     #[test]
     fn counts_follow_what_is_written_and_deleted_and_numbers_never_come_again() {
         let connection = empty();
-        let figures = |ms| stats(&connection, WallMs::from_ms(ms)).unwrap();
+        let figures = |ms| stats(&connection, ms).0;
         assert_eq!(figures(0), EventStats { oldest_seq: 1, ..EventStats::default() });
         write(&connection, &[plain(1), event(Kind::TimerTick, None, None, 5), plain(3), plain(4)]);
         let by_kind = vec![(Kind::QuizStarted, 3, WallMs::from_ms(4)), (Kind::TimerTick, 1, WallMs::from_ms(5))];

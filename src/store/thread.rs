@@ -17,7 +17,7 @@ use crate::domain::replays::Digest;
 use crate::domain::timers::TimerId;
 use crate::limits::DISK_RETRY_EVERY;
 use crate::store::database::{Checkpoint, Database, Trouble};
-use crate::store::events::{Forgetting, Reading};
+use crate::store::events::{Census, Forgetting, Reading};
 use crate::store::slice::Slice;
 use crate::store::timers::{self, Recital};
 
@@ -46,7 +46,7 @@ enum Task {
     /// One event.
     Event(u64),
     /// The figures of all events.
-    Stats { hour_ago: WallMs },
+    Stats(Census),
     /// A page of history.
     History { timer: TimerId, after: u64, limit: u32, recital: Recital },
     /// A page of events.
@@ -69,7 +69,7 @@ impl Question {
             Query::ForgetEvents(extent) => Task::Forget { extent, begun: None },
             Query::Replay(key) => Task::Replay(key),
             Query::Event(seq) => Task::Event(seq),
-            Query::EventStats(hour_ago) => Task::Stats { hour_ago },
+            Query::EventStats(hour_ago) => Task::Stats(Census::of(hour_ago)),
             Query::Responses(session) => Task::Responses(session),
             Query::Results { assessment, after, bytes_max } => Task::Results { assessment, after, bytes_max },
         };
@@ -293,7 +293,7 @@ impl<W: Fn()> Disk<W> {
                 found => Answer::Replay(found.map(|(replay, _)| replay)),
             }),
             Task::Event(seq) => Slice::Done(Answer::Event(database.event(*seq)?)),
-            Task::Stats { hour_ago } => Slice::Done(Answer::EventStats(database.event_stats(*hour_ago)?)),
+            Task::Stats(census) => database.event_stats(census)?.map(Answer::EventStats),
             Task::Responses(session) => Slice::Done(Answer::Responses(*session, database.responses(*session)?)),
             Task::Results { assessment, after, bytes_max } => {
                 Slice::Done(Answer::Results(database.results(assessment, *after, *bytes_max)?))
