@@ -114,8 +114,16 @@ pub(super) fn kept(connection: &Connection) -> rusqlite::Result<Kept> {
     let highest = |sql: &str| connection.query_one(sql, [], |row| row.get::<_, Option<u32>>(0));
     let mut statement = connection.prepare(HELD)?;
     let sessions = statement.query_map([], |row| session(row, &versions))?.collect::<Result<_, _>>()?;
-    let sql = "SELECT assessment, candidate, used FROM attempts";
-    let attempt = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    let sql = "SELECT assessment, candidate, used FROM attempts ORDER BY assessment";
+    // Those of one assessment share its name.
+    let mut last: Arc<str> = Arc::from("");
+    let attempt = |row: &Row<'_>| {
+        let assessment = row.get_ref(0)?.as_str()?;
+        if *last != *assessment {
+            last = Arc::from(assessment);
+        }
+        Ok((last.clone(), row.get(1)?, row.get(2)?))
+    };
     Ok(Kept {
         assessments: current,
         version: highest("SELECT max(version) FROM assessments")?.unwrap_or(0),
