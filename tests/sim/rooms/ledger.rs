@@ -106,6 +106,8 @@ pub struct Owed {
     may_hurry: bool,
     /// It may be refused since the disk is sick.
     pub may_fail: bool,
+    /// He may be told that he has lines enough: how many that are cannot be told.
+    pub may_be_full: bool,
     /// Since which turn it can be told.
     pub since: u64,
     /// How much of his room's log was said by then.
@@ -115,9 +117,9 @@ pub struct Owed {
 }
 
 impl Owed {
-    /// It can be told, once those before it have been.
+    /// It can be told, once those before it have been. To be turned away may have to wait for the disk, and to fail.
     pub fn is_ready(&self) -> bool {
-        self.batch == 0
+        self.batch == 0 && !(self.may_be_full && self.may_fail)
     }
 
     /// It may be told now.
@@ -131,7 +133,7 @@ impl Owed {
             *known == code && text.as_ref().is_none_or(|text| message.contains(&**text))
         };
         let is_known = matches!(&self.want, Want::Error(any) if any.iter().any(fits));
-        is_known || (self.may_fail && code == "unavailable")
+        is_known || (self.may_fail && code == "unavailable") || (self.may_be_full && code == "full")
     }
 }
 
@@ -195,6 +197,8 @@ pub struct Sock {
     is_counted: bool,
     /// The daemon may have let it go.
     pub is_suspect: bool,
+    /// He may have been turned away: what he says before he is told is looked at when that is decided.
+    is_in_doubt: bool,
     /// He is on his way in or out: what he says meanwhile is looked at when that is decided.
     moves: bool,
     said: VecDeque<Ask>,
@@ -211,6 +215,11 @@ impl Sock {
     /// He is on his way in or out.
     pub fn is_moving(&self) -> bool {
         self.moves || self.member.is_pending()
+    }
+
+    /// If it counts at all, it does so for sure.
+    fn is_sure(&self) -> bool {
+        !self.is_suspect && !self.is_in_doubt
     }
 
     /// Where he will sit.
@@ -548,6 +557,7 @@ impl Ledger {
             is_live: true,
             is_counted: true,
             is_suspect: false,
+            is_in_doubt: false,
             moves: false,
             said: VecDeque::new(),
             owed: VecDeque::new(),
@@ -602,14 +612,14 @@ impl Ledger {
         for line in noun.socks.iter().map(|sock| &socks[sock]).filter(|line| line.is_counted) {
             for (room, number) in line.member.all().flatten() {
                 if *room == key {
-                    let told = if line.is_suspect { None } else { Some(true) };
+                    let told = line.is_sure().then_some(true);
                     let known = lines.entry(*number).or_insert(told);
                     *known = known.or(told);
                     may_be_used = true;
                 }
             }
             let sits = |place: &Option<Place>| place.is_some_and(|(room, _)| room == key);
-            is_used |= sits(&line.member.shown) && sits(line.member.latest()) && !line.is_suspect;
+            is_used |= sits(&line.member.shown) && sits(line.member.latest()) && line.is_sure();
         }
         noun.empty.set(now_ns, !is_used, !may_be_used);
         let mut unseen_events = 0;
@@ -649,11 +659,7 @@ impl Ledger {
 
     /// Looks at what somebody has said, until he waits for a move.
     fn converse(&mut self, now: Now, sock: u64) {
-        while let Some(line) = self.socks.get_mut(&sock).filter(|line| line.is_live && !line.moves)
-            && let Some(ask) = line.said.pop_front()
-        {
-            self.judge(now, sock, ask);
-        }
+        self.judge_all(now, sock);
         // Whoever speaks makes room for himself first: lines lost before that are told to their rooms.
         if self.socks.get(&sock).is_none_or(|line| !line.is_suspect) {
             return self.see_off(now);
@@ -667,6 +673,15 @@ impl Ledger {
         }
     }
 
+    fn judge_all(&mut self, now: Now, sock: u64) {
+        let may_speak = |line: &&mut Sock| line.is_live && !line.moves && !line.is_in_doubt;
+        while let Some(line) = self.socks.get_mut(&sock).filter(may_speak)
+            && let Some(ask) = line.said.pop_front()
+        {
+            self.judge(now, sock, ask);
+        }
+    }
+
     fn judge(&mut self, now: Now, sock: u64, ask: Ask) {
         let turn = self.turn();
         let mut owed = Owed {
@@ -674,6 +689,7 @@ impl Ledger {
             batch: 0,
             may_hurry: false,
             may_fail: false,
+            may_be_full: false,
             since: turn,
             said: 0,
             asked: ask.clone(),
@@ -858,20 +874,33 @@ impl Ledger {
             return self.admit(now, sock, key, room, name, owed);
         };
         let sits = |line: &&Sock| line.is_counted && line.next_place() == Some((key, number));
-        let lines = noun.socks.iter().filter_map(|sock| self.socks.get(sock)).filter(sits).count();
-        if lines >= LINES_PER_PERSON as usize {
+        let lines = noun.socks.iter().filter_map(|sock| self.socks.get(sock)).filter(sits);
+        let (sure, unsure): (Vec<&Sock>, Vec<&Sock>) = lines.partition(|line| line.is_sure());
+        if sure.len() >= LINES_PER_PERSON as usize {
             owed.want = Want::Error(vec![("full", None)]);
             return self.count("lines of one too many");
         }
+        // Which of those lines count that the daemon may have let go only it knows.
+        owed.may_be_full = sure.len() + unsure.len() >= LINES_PER_PERSON as usize;
+        owed.may_fail = owed.may_be_full && owed.batch > 0;
         // He is there already, as far as the disk is concerned: he is told what is shown.
         (owed.batch, owed.may_hurry) = (0, false);
         let line = self.socks.get_mut(&sock).unwrap();
         line.member.shown = Some((key, number));
+        line.is_in_doubt = owed.may_be_full;
         self.nouns.get_mut(&key).unwrap().socks.insert(sock);
         self.refresh(now, key);
         owed.want = Want::Joined(key, number);
-        owed.may_fail = false;
         self.count("people back");
+    }
+
+    /// Whoever may have been turned away has been told whether he is in.
+    pub fn decide(&mut self, now: Now, sock: u64, is_in: bool) {
+        let line = self.socks.get_mut(&sock).unwrap();
+        line.is_in_doubt = false;
+        let place = if is_in { line.place() } else { line.member.shown.take() };
+        place.into_iter().for_each(|(key, _)| self.refresh(now, key));
+        self.judge_all(now, sock);
     }
 
     fn press(
@@ -1447,7 +1476,7 @@ impl Ledger {
         let mut lines = BTreeMap::new();
         for line in self.nouns[&key].socks.iter().filter_map(|sock| self.socks.get(sock)) {
             for (_, number) in line.member.all().flatten().filter(|(room, _)| *room == key && line.is_counted) {
-                let told = if line.is_suspect { None } else { Some(true) };
+                let told = line.is_sure().then_some(true);
                 let known = lines.entry(*number).or_insert(told);
                 *known = known.or(told);
             }

@@ -741,7 +741,7 @@ impl Teams {
                 }
                 self.count("told stale");
             }
-            Want::Error(_) if value["type"] == "error" && owed.admits(code, message) => {
+            Want::Error(_) | Want::Joined(..) if value["type"] == "error" && owed.admits(code, message) => {
                 if value.as_object().map_or(0, |fields| fields.len()) != 3 {
                     violated("an error is a message and a code", text);
                 }
@@ -756,6 +756,9 @@ impl Teams {
             }
             _ if is_vain => self.count("told unavailable"),
             _ => violated("an answer fits its message", &format!("{text} to {owed:?}")),
+        }
+        if owed.may_be_full {
+            self.ledger.decide(now, sock, value["type"] == "session:joined");
         }
         let is_unknown = code == "unavailable" && message.contains("utcome unknown");
         let moves = matches!(owed.asked, Ask::Create { .. } | Ask::Join { .. } | Ask::Leave);
