@@ -5,6 +5,7 @@
 //! sent.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use timerd::domain::events::Event;
 use timerd::limits::*;
@@ -56,6 +57,9 @@ pub struct Publisher {
     awaited: VecDeque<Awaited>,
     /// How many of those the daemon has heard.
     heard: usize,
+    /// Where the last of them ended, and since when it may have been hearing one that is not whole yet.
+    whole: u64,
+    begun_ns: u64,
     sins: u32,
     /// It has left.
     pub gone: bool,
@@ -228,6 +232,8 @@ impl Fair {
             sent: request.len() as u64,
             awaited: VecDeque::new(),
             heard: 0,
+            whole: request.len() as u64,
+            begun_ns: 0,
             sins: 0,
             gone: false,
             closed: false,
@@ -346,7 +352,11 @@ impl Fair {
                 self.letters[number].at_ms = Some(world.now.wall.ms());
             }
             awaited.heard_ns = now;
+            (publisher.whole, publisher.begun_ns) = (awaited.end, now);
             publisher.heard += 1;
+        }
+        if delivered <= publisher.whole {
+            publisher.begun_ns = now;
         }
         if !publisher.upgraded && !line.inbox.is_empty() {
             match upgraded(&mut world.net, publisher.line) {
@@ -403,6 +413,11 @@ impl Fair {
                     Some(4002) => self.plan.sockets_max.is_some(),
                     Some(1013) => reason == "Server full",
                     Some(1003) => publisher.sins > 0,
+                    // A large message over a slow line.
+                    Some(1008) => {
+                        let age = Duration::from_nanos(world.now.mono.ns() - publisher.begun_ns);
+                        reason == "Message not finished in time" && age >= PUBLISHER_MESSAGE_AGE_MAX
+                    }
                     Some(1000) | None => publisher.gone,
                     _ => false,
                 };
