@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use serde_json::Value;
 use timerd::clock::Now;
-use timerd::limits::ROOM_PEOPLE_MAX;
+use timerd::limits::{LOBBY_AGE_MAX, ROOM_PEOPLE_MAX};
 
 use super::Teams;
 use super::ledger::{Ask, Noun, PRESENCE_NS, Place, Revision, Want, What, since};
@@ -21,6 +21,10 @@ use crate::world::{World, violated};
 
 /// Entries that may wait for somebody before the daemon may lose patience with him.
 const WAITING_MAX: usize = 60;
+
+/// How long somebody who has found no room goes on talking. Then he waits to be sent away: what he says in the turn in
+/// which that happens is not heard any more.
+const LOBBY_TALK_NS: u64 = LOBBY_AGE_MAX.as_secs() * SECOND_NS - 10 * SECOND_NS;
 
 /// Something on its way to the daemon.
 #[derive(Debug)]
@@ -73,6 +77,8 @@ pub(super) struct Seat {
     is_open: bool,
     is_upgraded: bool,
     pub view: Option<View>,
+    /// When he was in a room last, or came.
+    inside_ns: u64,
     /// He has left a room, and old news may still be on its way.
     is_fading: bool,
     is_closed: bool,
@@ -150,6 +156,7 @@ impl Teams {
             is_open: false,
             is_upgraded: false,
             view: None,
+            inside_ns: world.now.mono.ns(),
             is_fading: false,
             is_closed: false,
             is_gone: false,
@@ -455,6 +462,9 @@ impl Teams {
         if self.plan.sockets > 500 && (is_moving || !seat.items.is_empty()) {
             return;
         }
+        if seat.view.is_none() && world.now.mono.ns() > seat.inside_ns + LOBBY_TALK_NS {
+            return;
+        }
         let text = self.words(&ask);
         let mask = u32::try_from(self.rng.bits() >> 32).unwrap();
         let frame = peer::frame(1, text.as_bytes(), mask);
@@ -582,6 +592,9 @@ impl Teams {
         for (line, at) in order {
             let line = net.line(line);
             let seat = &mut self.seats[at];
+            if seat.view.is_some() {
+                seat.inside_ns = now.mono.ns();
+            }
             if line.is_reset() {
                 self.ledger.close(seat.sock);
                 continue;
