@@ -1421,7 +1421,8 @@ impl Ledger {
                 }
             }
             line.owed.retain(|owed| owed.batch > 0 || owed.want != Want::Nothing);
-            line.moves = line.member.is_pending();
+            // Whoever was told that nobody knows does not wait any more, though he may yet be moved.
+            line.moves &= line.member.is_pending();
         }
         let (released, rest) =
             std::mem::take(&mut self.waiting).into_iter().partition(|(_, batch)| *batch <= durable);
