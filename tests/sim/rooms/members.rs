@@ -207,7 +207,10 @@ impl Teams {
             0..55 => Some(ticket.user.clone()),
             55..90 => None,
             90..95 => Some("0123456789abcdefghjkmnpqrs".to_owned()),
-            _ => self.tickets.first().map(|other| other.user.clone()),
+            _ => {
+                let sure = |other: &&Ticket| !self.ledger.is_vague(other.key, other.number);
+                self.tickets.first().filter(sure).map(|other| other.user.clone())
+            }
         };
         let people = self.ledger.nouns[&ticket.key].latest().map_or(0, |room| room.people.len());
         let user =
