@@ -647,10 +647,11 @@ impl Ledger {
         })
     }
 
-    /// Who has asked for a session since `turn`.
+    /// Who has asked for a session since `turn`, or waits for one that has not gone to the disk yet, which may hang.
     pub fn starts_since(&self, turn: u64) -> usize {
-        let starts = self.asks.iter().filter(|ask| matches!(ask.what, What::Start(..)));
-        starts.filter(|ask| ask.delivered.is_some_and(|delivered| delivered >= turn)).count()
+        let starts = self.asks.iter().enumerate().filter(|(_, ask)| matches!(ask.what, What::Start(..)));
+        let waits = |at: usize| self.open.contains(&at) && self.asks[at].done.is_empty();
+        starts.filter(|(at, ask)| ask.delivered.is_some_and(|delivered| delivered >= turn) || waits(*at)).count()
     }
 
     /// The request has done to a session what another was taken to have done, and the other way round.
