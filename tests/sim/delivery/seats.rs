@@ -58,7 +58,7 @@ pub struct Seat {
     pub optional: usize,
     /// The last tick it has heard in this descent.
     last_tick: Option<u64>,
-    /// The last tick it has heard: its value, and the instant of the grid.
+    /// The last tick it has heard, or was greeted with: its value, and the instant of the grid.
     last_beat: Option<(u64, u64)>,
     pub(super) messages: VecDeque<Message>,
     /// What must be the next frame.
@@ -263,8 +263,10 @@ impl Hall {
             seat.joined = Some(turn);
             if let Some(noun) = self.ledger.nouns.get(&seat.id) {
                 seat.optional = noun.log.len();
-                // A tick that was due when it came may still be told.
-                seat.cursor = noun.log.len() - usize::from(noun.log.last().is_some_and(|said| said.is_open));
+                // A tick that was due when it came may still be told, but need not: the greeting tells as much.
+                let open = noun.log.last().filter(|said| said.is_open);
+                seat.cursor = noun.log.len() - usize::from(open.is_some());
+                seat.last_beat = open.and_then(|said| said.tick.zip(said.grid_ns));
             }
         }
         let mut inbox = std::mem::take(&mut world.net.line(seat.line).inbox);
