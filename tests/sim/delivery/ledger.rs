@@ -368,8 +368,9 @@ pub struct Noun {
     pub versions: Vec<(u64, Rc<Face>)>,
     /// What commands were judged against since these turns.
     pub bases: Vec<(u64, Rc<Face>)>,
-    /// The name of its end.
+    /// The name of its end, and that which the disk has.
     pub ended_ms: Option<i64>,
+    ended_durable_ms: Option<i64>,
     follows: VecDeque<Face>,
     follows_in_hand: Vec<Face>,
     owed: VecDeque<Owed>,
@@ -1261,6 +1262,7 @@ impl Ledger {
             versions: Vec::new(),
             bases: vec![(then, shared.clone())],
             ended_ms: None,
+            ended_durable_ms: None,
             follows: VecDeque::new(),
             follows_in_hand: Vec::new(),
             owed: VecDeque::new(),
@@ -1376,6 +1378,7 @@ impl Ledger {
         for noun in self.nouns.values_mut() {
             noun.follows_in_hand.clear();
             noun.owed_in_hand.clear();
+            noun.ended_durable_ms = noun.ended_ms;
             if let Some(next) = noun.durable_next.take() {
                 noun.durable = Some(next);
             }
@@ -1504,6 +1507,7 @@ impl Ledger {
             }
             noun.owed.extend(told.iter().flat_map(|(_, event)| owed_for(event)));
             noun.ended_ms = stored.completed_at.map(|at| at.ms());
+            noun.ended_durable_ms = noun.ended_ms;
             if told.iter().any(|(_, event)| matches!(event, Event::Expired)) {
                 self.ends.push(noun.id.clone());
             }
@@ -1650,6 +1654,7 @@ impl Noun {
         self.waited = false;
         self.to_say.clear();
         self.durable_next = None;
+        self.ended_ms = self.ended_durable_ms;
         self.wake_ns = 0;
         for face in std::mem::take(&mut self.follows_in_hand).into_iter().rev() {
             self.follows.push_front(face);
