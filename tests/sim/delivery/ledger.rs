@@ -602,8 +602,14 @@ impl Ledger {
             let done = done.find(|done| *done.id == *id && self.is_durable(done) && is_free(done));
             done.map(|done| (at, done.clone()))
         };
-        let others = self.unanswered.iter().rev().filter(|at| **at != ask);
-        of(ask, true).into_iter().chain(others.filter_map(|at| of(*at, false))).collect()
+        let others = self.unanswered.iter().rev().copied().filter(|at| *at != ask);
+        // The answer to a bulk call does not tell how a session was then: whoever has done the same has perhaps done that.
+        let is_answered_bulk =
+            |at: &usize| matches!(self.asks[*at].what, What::Bulk(..)) && !self.unanswered.contains(at);
+        let mine = of(ask, true);
+        let bulks = (0..self.asks.len()).rev().filter(is_answered_bulk).filter(|_| mine.is_some());
+        let theirs: Vec<_> = others.chain(bulks).filter_map(|at| of(at, false)).collect();
+        mine.into_iter().chain(theirs).collect()
     }
 
     /// Those without an answer who put the same candidate, or give up the same assessment.
