@@ -1046,7 +1046,7 @@ impl Ledger {
                     (Op::Pause | Op::Resume | Op::Extend(_) | Op::Flag(..), true) if dated.is_some() => {
                         (delivered..=last).collect()
                     }
-                    (Op::Pause | Op::Resume, true) => (delivered..=last).collect(),
+                    (Op::Pause | Op::Resume | Op::Extend(_), true) => (delivered..=last).collect(),
                     (_, true) if dated.is_none() => vec![delivered, last],
                     (_, true) => (delivered..=last).filter(|turn| Some(self.clocks(*turn).wall) == dated).collect(),
                 };
