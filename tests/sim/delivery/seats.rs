@@ -11,7 +11,7 @@ use timerd::limits::SOCKETS_PER_SESSION;
 
 use super::Hall;
 use super::answers::{View, tagged, way};
-use super::ledger::{Deed, Noun, Outcome, Said, What};
+use super::ledger::{Deed, Face, Noun, Outcome, Said, What};
 use super::model::{Op, State};
 use crate::net::Pace;
 use crate::peer::{self, Frame};
@@ -454,13 +454,21 @@ impl Hall {
                     Kind::Ping => view.time(),
                     _ => view.here(),
                 };
-                // Behind a move of his own a candidate hears of the item after it, when that is durable.
+                // Behind a move of his own a candidate hears of the item after it, when that is durable, and of where
+                // time has led him from there meanwhile.
                 let noun = &self.ledger.nouns[&id];
-                let bases = super::ledger::since(&noun.bases, since).into_iter();
                 let now = self.ledger.clocks(now_turn);
-                let mut bases = bases.map(|face| View { noun, face, now });
-                let is_moved = matches!(message.kind, Kind::Current)
-                    && bases.any(|view| tagged(view.here(), &message.tag) == text);
+                let is_here = |face: &Face| tagged(View { noun, face, now }.here(), &message.tag) == text;
+                let is_led_here = |face: &Face| {
+                    (since..=now_turn).any(|turn| {
+                        let mut face = face.clone();
+                        face.live(self.ledger.clocks(turn), &self.ledger.lapses);
+                        is_here(&face)
+                    })
+                };
+                let mut bases = super::ledger::since(&noun.bases, since).into_iter();
+                let is_moved =
+                    matches!(message.kind, Kind::Current) && bases.any(|face| is_here(face) || is_led_here(face));
                 if !is_moved && !views.iter().any(|view| tagged(told(view), &message.tag) == text) {
                     let text =
                         format!("{text} in turn {now_turn}, asked in {since}: {:?}", self.ledger.nouns.get(&id));
