@@ -516,16 +516,16 @@ pub fn hear(message: &str, serial: u32, now: Now, engine: &mut Engine, refusal: 
             let words = Words::Item(Arc::new(session), echo.map(Box::from));
             return Said { words, rest: None, hold, echo: echo.map(Box::from) };
         }
-        "answer_save" => Asked::Deed(fields.answer_deed(&mut faults)),
+        "answer_save" => Ok(fields.answer_deed(&mut faults)),
         "flag" => {
             let item = fields.item(&[json!("body")], &mut faults);
             let is_flagged = fields.flag(&mut faults);
             if is_flagged.is_none() && faults.is_empty() {
                 faults.push(Fault::new("missing", &["body", "is_flagged"], "Field required"));
             }
-            Asked::Deed(Deed::Flag { item, is_flagged: is_flagged.unwrap_or_default() })
+            Ok(Deed::Flag { item, is_flagged: is_flagged.unwrap_or_default() })
         }
-        "navigate" => fields.way(&mut faults).map_or_else(Asked::Astray, Asked::going),
+        "navigate" => fields.way(&mut faults).map(Deed::Navigate),
         other => {
             let other: String = other.chars().take(ECHO_CHARS_MAX).collect();
             return said(error(&format!("Unknown message type: {other}"), echo), Hold::Nothing);
@@ -538,16 +538,14 @@ pub fn hear(message: &str, serial: u32, now: Now, engine: &mut Engine, refusal: 
         return said(error(&format!("{why}: nothing was changed"), echo), Hold::Nothing);
     }
     let deed = match asked {
-        Asked::Deed(deed) => deed,
-        Asked::Astray(why) => {
+        Ok(deed) => deed,
+        Err(why) => {
             let (session, hold) = delivery.look(now, serial, fx);
             let why = session.map_or_else(|| "Session not found".to_owned(), |session| astray(&session, why));
             return Said { echo: echo.map(Box::from), ..said(error(&why, echo), hold) };
         }
-        Asked::Save => return said(error("Unknown message type: save", echo), Hold::Nothing),
     };
-    let item = item_of(&deed);
-    let flagged = if let Deed::Flag { is_flagged, .. } = deed { is_flagged } else { false };
+    let confirmation = Confirmation::of(&deed);
     let Verdict { outcome, hold } = delivery.act(now, serial, deed, &Actor::from(CANDIDATE), fx);
     let session = match outcome {
         Ok(session) => session,
@@ -556,29 +554,55 @@ pub fn hear(message: &str, serial: u32, now: Now, engine: &mut Engine, refusal: 
             return Said { echo: echo.map(Box::from), ..said(error(&why, echo), hold) };
         }
     };
-    let index = session.place;
-    let mut out = String::new();
-    let mut rest = None;
-    match &*name {
-        "answer_save" => {
-            out.push_str(r#"{"type":"answer_saved","item_id":"#);
-            push_string(&item, &mut out);
-            let _ = write!(out, r#","current_index":{index}"#);
-        }
-        "flag" => {
-            out.push_str(r#"{"type":"flagged","item_id":"#);
-            push_string(&item, &mut out);
-            let _ = write!(out, r#","is_flagged":{flagged}"#);
-        }
-        _ => {
-            let total = session.total();
-            let _ = write!(out, r#"{{"type":"navigated","current_index":{index},"total_items":{total}"#);
-            rest = Some(Words::Item(session.clone(), None));
+    let rest = confirmation.leads_on().then(|| Words::Item(session.clone(), None));
+    let words = Words::Text(confirmation.write(&session, echo));
+    Said { words, rest, hold, echo: echo.map(Box::from) }
+}
+
+/// What a candidate is told of a deed, once it is durable.
+enum Confirmation {
+    Saved(Arc<str>),
+    Flagged(Arc<str>, bool),
+    Moved,
+}
+
+impl Confirmation {
+    fn of(deed: &Deed) -> Self {
+        match deed {
+            Deed::Answer { item, .. } => Confirmation::Saved(item.clone()),
+            Deed::Flag { item, is_flagged } => Confirmation::Flagged(item.clone(), *is_flagged),
+            _ => Confirmation::Moved,
         }
     }
-    push_ref(echo, &mut out);
-    out.push('}');
-    Said { words: Words::Text(out), rest, hold, echo: echo.map(Box::from) }
+
+    /// Whether it is followed by the item at which he is now.
+    fn leads_on(&self) -> bool {
+        matches!(self, Confirmation::Moved)
+    }
+
+    fn write(&self, session: &Session, echo: Option<&str>) -> String {
+        let (index, total) = (session.place, session.total());
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = match self {
+            Confirmation::Saved(item) => {
+                out.push_str(r#"{"type":"answer_saved","item_id":"#);
+                push_string(item, &mut out);
+                write!(out, r#","current_index":{index}"#)
+            }
+            Confirmation::Flagged(item, is_flagged) => {
+                out.push_str(r#"{"type":"flagged","item_id":"#);
+                push_string(item, &mut out);
+                write!(out, r#","is_flagged":{is_flagged}"#)
+            }
+            Confirmation::Moved => {
+                write!(out, r#"{{"type":"navigated","current_index":{index},"total_items":{total}"#)
+            }
+        };
+        push_ref(echo, &mut out);
+        out.push('}');
+        out
+    }
 }
 
 /// What every socket of a session hears first.
