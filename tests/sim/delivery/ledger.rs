@@ -603,7 +603,8 @@ impl Ledger {
             done.map(|done| (at, done.clone()))
         };
         let others = self.unanswered.iter().rev().copied().filter(|at| *at != ask);
-        // The answer to a bulk call does not tell how a session was then: whoever has done the same has perhaps done that.
+        // The answer to a bulk call does not tell how a session was then: whoever has done the same has perhaps done
+        // that.
         let is_answered_bulk =
             |at: &usize| matches!(self.asks[*at].what, What::Bulk(..)) && !self.unanswered.contains(at);
         let mine = of(ask, true);
