@@ -511,12 +511,7 @@ impl Hub {
         let mut bytes_left = WRITE_BYTES_PER_TURN;
         for n in 0..FLUSHES_PER_TURN {
             if n % FETCHED_AHEAD == 0 {
-                // Each send leaves little of ours in the cache, and to wait for the next connection to come out of
-                // memory would be the dearest thing done here: several are fetched at once, in the time of one.
-                let next = self.dirty.iter().take(FETCHED_AHEAD);
-                std::hint::black_box(
-                    next.filter(|index| self.conns.get(**index as usize).is_some_and(|c| c.dirty)).count(),
-                );
+                self.fetch_ahead();
             }
             let Some(index) = self.dirty.pop_front() else { return false };
             let Some(conn) = self.conns.get_mut(index as usize) else { continue };
@@ -524,81 +519,103 @@ impl Hub {
             if matches!(conn.phase, Phase::Lingering | Phase::Dead) {
                 continue;
             }
-            let mut broken = false;
-            let waited = conn.outbox.bytes();
-            while !conn.outbox.is_empty() {
-                let (offered, sent) = match conn.outbox.only() {
-                    Some(bytes) => (bytes.len(), sockets.send(index, bytes)),
-                    None if conn.outbox.gather(&mut self.gathered) => {
-                        (self.gathered.len(), sockets.send(index, &self.gathered))
-                    }
-                    None => {
-                        let slices = conn.outbox.slices();
-                        (slices.iter().map(|slice| slice.len()).sum(), sockets.send_vectored(index, &slices))
-                    }
-                };
-                match sent {
-                    Ok(sent) => {
-                        let held = conn.outbox.held_bytes();
-                        conn.outbox.advance(sent);
-                        bytes_left = bytes_left.saturating_sub(sent);
-                        if let Protocol::Stream(stream) = &mut conn.protocol {
-                            stream.progress = now.mono;
-                        }
-                        if conn.is_metered {
-                            let freed = held - conn.outbox.held_bytes();
-                            self.unsent_bytes = self.unsent_bytes.saturating_sub(freed);
-                            conn.is_metered = match &mut conn.protocol {
-                                Protocol::Http(http) => {
-                                    http.progress = now.mono;
-                                    true
-                                }
-                                Protocol::Socket(_) | Protocol::Stream(_) => !conn.outbox.is_empty(),
-                            };
-                        }
-                        if sent < offered {
-                            break;
-                        }
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(_) => {
-                        broken = true;
-                        break;
-                    }
+            match self.send_waiting(now, index, sockets) {
+                Ok(sent) => {
+                    bytes_left = bytes_left.saturating_sub(sent);
+                    self.follow_sending(now, index, sent, sockets);
                 }
-            }
-            let is_fed = conn.outlet == Outlet::Feed && !broken && conn.phase == Phase::Open;
-            let fed = is_fed.then(|| conn.outbox.bytes() < waited);
-            if broken {
-                self.kill(index);
-            } else if !conn.outbox.is_empty() {
-                // The kernel will say when it can take more; whoever takes nothing for long is dropped.
-                self.watch(index);
-            } else if conn.phase == Phase::Leaving && conn.http().is_some_and(|http| http.eof) {
-                self.kill(index);
-            } else if conn.phase == Phase::Leaving {
-                sockets.finish(index);
-                conn.phase = Phase::Lingering;
-                self.set_alarm(index, now.mono + LINGER_MAX);
-            } else if let Protocol::Http(http) = &mut conn.protocol {
-                // It is idle since the answer has gone, not since it was given.
-                http.since = if http.stage == Stage::Idle { now.mono } else { http.since };
-                self.hungry.extend(http.export.map(|_| index));
-                self.pump(now, index);
-            } else if (conn.outlet == Outlet::Candidate && self.candidates.awaits(index))
-                || (conn.outlet == Outlet::Guest && self.guests.awaits(index))
-            {
-                self.hungry.push(index);
-            }
-            if let Some(took) = fed {
-                self.fed(now, index, took);
+                Err(_) => self.kill(index),
             }
             if bytes_left == 0 {
                 break;
             }
         }
         !self.dirty.is_empty()
+    }
+
+    /// Each send leaves little of ours in the cache, and to wait for the next connection to come out of memory would be
+    /// the dearest thing done here: several are fetched at once, in the time of one.
+    fn fetch_ahead(&self) {
+        let next = self.dirty.iter().take(FETCHED_AHEAD);
+        let found = next.filter(|index| self.conns.get(**index as usize).is_some_and(|conn| conn.dirty)).count();
+        // It is the looking that counts: without this the compiler would leave it out.
+        std::hint::black_box(found);
+    }
+
+    /// Sends what waits for a connection, as much as the kernel takes. Returns how many bytes that was.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    fn send_waiting(&mut self, now: Now, index: u32, sockets: &mut impl Sockets) -> io::Result<usize> {
+        let Some(conn) = self.conns.get_mut(index as usize) else { return Ok(0) };
+        let mut total = 0;
+        while !conn.outbox.is_empty() {
+            let (offered, sent) = match conn.outbox.only() {
+                Some(bytes) => (bytes.len(), sockets.send(index, bytes)),
+                None if conn.outbox.gather(&mut self.gathered) => {
+                    (self.gathered.len(), sockets.send(index, &self.gathered))
+                }
+                None => {
+                    let slices = conn.outbox.slices();
+                    (slices.iter().map(|slice| slice.len()).sum(), sockets.send_vectored(index, &slices))
+                }
+            };
+            let sent = match sent {
+                Ok(sent) => sent,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            };
+            total += sent;
+            let held = conn.outbox.held_bytes();
+            conn.outbox.advance(sent);
+            if let Protocol::Stream(stream) = &mut conn.protocol {
+                stream.progress = now.mono;
+            }
+            if conn.is_metered {
+                let freed = held - conn.outbox.held_bytes();
+                self.unsent_bytes = self.unsent_bytes.saturating_sub(freed);
+                conn.is_metered = match &mut conn.protocol {
+                    Protocol::Http(http) => {
+                        http.progress = now.mono;
+                        true
+                    }
+                    Protocol::Socket(_) | Protocol::Stream(_) => !conn.outbox.is_empty(),
+                };
+            }
+            if sent < offered {
+                break;
+            }
+        }
+        Ok(total)
+    }
+
+    /// What a connection waits for, or does, now that so much has been sent.
+    fn follow_sending(&mut self, now: Now, index: u32, sent: usize, sockets: &mut impl Sockets) {
+        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        let is_fed = conn.outlet == Outlet::Feed && conn.phase == Phase::Open;
+        if !conn.outbox.is_empty() {
+            // The kernel will say when it can take more; whoever takes nothing for long is dropped.
+            self.watch(index);
+        } else if conn.phase == Phase::Leaving && conn.http().is_some_and(|http| http.eof) {
+            self.kill(index);
+        } else if conn.phase == Phase::Leaving {
+            sockets.finish(index);
+            conn.phase = Phase::Lingering;
+            self.set_alarm(index, now.mono + LINGER_MAX);
+        } else if let Protocol::Http(http) = &mut conn.protocol {
+            // It is idle since the answer has gone, not since it was given.
+            http.since = if http.stage == Stage::Idle { now.mono } else { http.since };
+            self.hungry.extend(http.export.map(|_| index));
+            self.pump(now, index);
+        } else if (conn.outlet == Outlet::Candidate && self.candidates.awaits(index))
+            || (conn.outlet == Outlet::Guest && self.guests.awaits(index))
+        {
+            self.hungry.push(index);
+        }
+        if is_fed {
+            self.fed(now, index, sent > 0);
+        }
     }
 
     /// Forgets the connections that have ended.
