@@ -61,8 +61,8 @@ pub struct Seat {
     /// The last tick it has heard, or was greeted with: its value, and the instant of the grid.
     last_beat: Option<(u64, u64)>,
     pub(super) messages: VecDeque<Message>,
-    /// What must be the next frame.
-    next: Option<String>,
+    /// What must be the next frame: which request it answers, and the text for each whose doing that may have been.
+    next: Option<(usize, Vec<(usize, String)>)>,
     sins: u32,
     closed: bool,
     /// It will hear no more.
@@ -337,9 +337,13 @@ impl Hall {
         if seat.greeted < 2 {
             return self.hear_greeting(at, &text);
         }
-        if let Some(next) = seat.next.take() {
-            if next != text {
-                violated("what belongs together is told together", &format!("{text}, not {next}"));
+        if let Some((ask, next)) = seat.next.take() {
+            let Some((other, _)) = next.iter().find(|(_, next)| *next == text) else {
+                violated("what belongs together is told together", &format!("{text}, not {next:?}"));
+            };
+            if *other != ask {
+                let id = seat.id.clone();
+                self.ledger.exchange(ask, *other, &id);
             }
             return;
         }
@@ -489,17 +493,21 @@ impl Hall {
                     view.answered_on_socket(deed, &message.tag)
                 };
                 let outcomes = self.ledger.outcomes(message.ask, &id);
-                let found = outcomes.iter().find(|(_, done)| told(done).first().is_some_and(|first| first == text));
-                let Some((other, done)) = found else {
+                let fits = |done: &Outcome| told(done).first().is_some_and(|first| first == text);
+                let mut found = outcomes.iter().filter(|(_, done)| fits(done)).peekable();
+                let Some((other, _)) = found.peek() else {
                     let expected: Vec<_> = outcomes.iter().map(|(_, done)| told(done)).collect();
                     let text = format!("{text} to {message:?}, not {expected:?}");
                     violated("what is acknowledged is durable, and what was done", &text);
                 };
-                let next = told(done).pop().filter(|last| last != text);
-                if *other != message.ask {
-                    self.ledger.exchange(message.ask, *other, &id);
+                let other = *other;
+                let next =
+                    found.filter_map(|(other, done)| Some((*other, told(done).pop().filter(|last| last != text)?)));
+                let next: Vec<(usize, String)> = next.collect();
+                if next.is_empty() && other != message.ask {
+                    self.ledger.exchange(message.ask, other, &id);
                 }
-                self.seats[at].next = next;
+                self.seats[at].next = (!next.is_empty()).then_some((message.ask, next));
                 self.count("acknowledged on sockets");
             }
             (Kind::Deed(deed), Some(error)) => {
