@@ -290,6 +290,8 @@ struct Search {
     /// These wait for something before them on their line.
     blocked: Vec<bool>,
     found: Vec<Found>,
+    /// Whose requests, up to which instant, can have no others behind them, in whatever order they come.
+    dead: HashSet<(Vec<usize>, u64)>,
     tries: u32,
     /// How far it came, and what was tried there.
     deepest: usize,
@@ -987,7 +989,8 @@ impl Ledger {
         let mut open: Vec<usize> = self.open.iter().filter(is_meant).copied().collect();
         open.sort_by_key(|ask| (self.asks[*ask].delivered, self.asks[*ask].line, *ask));
         let blocked: Vec<bool> = open.iter().map(|at| self.is_blocked(*at)).collect();
-        let mut search = Search { open, blocked, found: Vec::new(), tries: 0, deepest: 0, tried: Vec::new() };
+        let (found, dead, tried) = (Vec::new(), HashSet::new(), Vec::new());
+        let mut search = Search { open, blocked, found, dead, tries: 0, deepest: 0, tried };
         let base = noun.latest.clone();
         let mut is_explained = self.explain(noun, &steps, &base, &mut search);
         // What earlier batches have done may have been others' doing.
@@ -998,6 +1001,7 @@ impl Ledger {
             let taken = self.asks[giver].done.clone();
             if taken.iter().any(|done| done.id == *id) && self.give_away(giver, id) {
                 (search.tries, search.found) = (0, Vec::new());
+                search.dead.clear();
                 is_explained = self.explain(&self.nouns[id], &steps, &base, &mut search);
             }
         }
@@ -1019,6 +1023,11 @@ impl Ledger {
     fn explain(&self, noun: &Noun, steps: &[Step<'_>], base: &Face, search: &mut Search) -> bool {
         let depth = search.found.len();
         let Some(step) = steps.get(depth) else { return true };
+        let mut used: Vec<usize> = search.found.iter().map(|found| found.ask).collect();
+        used.sort_unstable();
+        if search.dead.contains(&(used.clone(), base.core.at_ns)) {
+            return false;
+        }
         let (first, last) = (self.handed_turn, self.turn());
         if depth > search.deepest || depth == 0 {
             (search.deepest, search.tried) = (depth, Vec::new());
@@ -1076,6 +1085,7 @@ impl Ledger {
                 }
             }
         }
+        search.dead.insert((used, base.core.at_ns));
         false
     }
 
