@@ -18,7 +18,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use daemon::{Daemon, Http, PATIENCE, Response, Socket, directory, request_bytes};
+use daemon::{Daemon, Dice, Http, PATIENCE, Response, Socket, directory, request_bytes};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -64,27 +64,6 @@ fn actions(daemon: &Daemon, id: &str) -> Vec<String> {
 
 fn database(directory: &Path) -> Connection {
     Connection::open(directory.join("timerd.db")).unwrap()
-}
-
-/// A small generator (splitmix64): the test must be able to repeat itself, nothing more.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % sides
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.roll(n) == 0
-    }
-
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.roll(from.len() as u64) as usize]
-    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------

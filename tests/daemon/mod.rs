@@ -512,6 +512,19 @@ impl Socket {
         Socket { inner: WebSocket::from_raw_socket(stream, tungstenite::protocol::Role::Client, None) }
     }
 
+    /// The next text as it stands on the wire.
+    #[track_caller]
+    pub fn recv_text(&mut self) -> String {
+        loop {
+            match self.inner.read() {
+                Ok(Message::Text(text)) => return text.to_string(),
+                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
     /// The next JSON message.
     #[track_caller]
     pub fn recv(&mut self) -> Value {
@@ -620,4 +633,29 @@ pub fn assert_safe(response: &Response) {
         assert_eq!(values, [value], "{name} of {response:?}");
     }
     assert!(response.header("date").is_some() || response.status == 101, "{response:?}");
+}
+
+/// A small generator (splitmix64): a test must be able to repeat itself, nothing more.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % sides
+    }
+
+    pub fn below(&mut self, sides: usize) -> usize {
+        usize::try_from(self.roll(sides as u64)).unwrap()
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.roll(n) == 0
+    }
+
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len())]
+    }
 }

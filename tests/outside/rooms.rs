@@ -17,7 +17,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::daemon::{Daemon, Socket};
 use serde_json::{Value, json};
-use tungstenite::Message;
 
 /// How late something may be seen that is exact: the machine is busy with other tests.
 const LATE_MS_MAX: i64 = 900;
@@ -186,18 +185,6 @@ fn with(mut value: Value, more: Value) -> Value {
 // ---------------------------------------------------------------------------------------------------------------
 // What is heard.
 
-/// The next text as it stands on the wire.
-#[track_caller]
-fn raw(socket: &mut Socket) -> String {
-    loop {
-        match socket.inner.read().unwrap() {
-            Message::Text(text) => return text.to_string(),
-            Message::Ping(_) | Message::Pong(_) => {}
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
 /// The next message that is no tick.
 #[track_caller]
 fn news(socket: &mut Socket) -> Value {
@@ -309,21 +296,4 @@ fn assert_now(instant: &Value) {
 
 fn sleep_ms(ms: u64) {
     std::thread::sleep(Duration::from_millis(ms));
-}
-
-/// A small generator (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % sides
-    }
-
-    fn below(&mut self, sides: usize) -> usize {
-        usize::try_from(self.roll(sides as u64)).unwrap()
-    }
 }

@@ -7,10 +7,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::daemon::{Daemon, Http, PATIENCE, Socket, assert_safe, directory, eventually, request_bytes};
+use crate::daemon::{Daemon, Http, PATIENCE, assert_safe, directory, eventually, request_bytes};
 use rustix::net::sockopt;
 use serde_json::{Value, json};
-use tungstenite::Message;
 
 /// One event, as a browser's EventSource would take it.
 #[derive(Debug)]
@@ -131,17 +130,6 @@ impl Stream {
     }
 }
 
-/// The next text of a WebSocket as it stands on the wire.
-fn raw(socket: &mut Socket) -> String {
-    loop {
-        match socket.inner.read().unwrap() {
-            Message::Text(text) => return text.to_string(),
-            Message::Ping(_) | Message::Pong(_) => {}
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
 fn clients(daemon: &Daemon, id: &str) -> Value {
     daemon.timer(id)["connected_clients"].clone()
 }
@@ -235,7 +223,7 @@ fn every_message_of_the_websocket_is_an_event_word_for_word_with_the_revision_as
     let mut revision = 1;
     let mut same = |stream: &mut Stream, kind: &str| {
         let event = stream.event();
-        assert_eq!(event.data, raw(&mut socket));
+        assert_eq!(event.data, socket.recv_text());
         assert_eq!((event.kind(), event.retry), (kind.to_owned(), None));
         event
     };
@@ -268,7 +256,7 @@ fn every_message_of_the_websocket_is_an_event_word_for_word_with_the_revision_as
     let life = ["started", "warning", "tick", "warning", "tick", "tick", "expired"];
     for (n, kind) in life.into_iter().enumerate() {
         let event = stream.event();
-        assert_eq!(event.data, raw(&mut socket));
+        assert_eq!(event.data, socket.recv_text());
         assert_eq!(event.kind(), format!("timer_{kind}"));
         // The last tick and the end of which it is the sign are one instant.
         let ids = if n == 6 { 3..=3 } else { 2..=(if n == 5 { 3 } else { 2 }) };

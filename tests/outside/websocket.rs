@@ -28,17 +28,6 @@ fn instant_ms(value: &Value) -> i64 {
     value.as_str().unwrap_or_else(|| panic!("no time: {value}")).parse::<jiff::Timestamp>().unwrap().as_millisecond()
 }
 
-/// The next text as it stands on the wire.
-fn raw(socket: &mut Socket) -> String {
-    loop {
-        match socket.inner.read().unwrap() {
-            Message::Text(text) => return text.to_string(),
-            Message::Ping(_) | Message::Pong(_) => {}
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
 /// What differs from run to run, made equal: ids, times, the server's time, the milliseconds left.
 fn redacted(text: &str) -> String {
     let message: Value = serde_json::from_str(text).unwrap();
@@ -301,7 +290,7 @@ fn the_whole_life_of_a_timer_word_for_word() {
     let id = daemon.create(body);
     let (mut socket, _) = daemon.join(&id);
     let mut late = daemon.open(&format!("/ws/{id}"), &[]);
-    let greeting = raw(&mut late);
+    let greeting = late.recv_text();
     assert_eq!(serde_json::from_str::<Value>(&greeting).unwrap()["timer"]["id"], *id.as_str());
     assert_eq!(
         redacted(&greeting),
@@ -322,7 +311,7 @@ fn the_whole_life_of_a_timer_word_for_word() {
         r#"{"type":"timer_expired","elapsed_seconds":3}"#,
     ];
     for expected in life {
-        let text = raw(&mut socket);
+        let text = socket.recv_text();
         let now = wall_ms();
         assert_eq!(redacted(&text), expected);
         let message: Value = serde_json::from_str(&text).unwrap();
@@ -335,10 +324,10 @@ fn the_whole_life_of_a_timer_word_for_word() {
             }
             _ => {}
         }
-        assert_eq!(redacted(&raw(&mut late)), expected, "everybody hears the same");
+        assert_eq!(redacted(&late.recv_text()), expected, "everybody hears the same");
     }
     socket.send(json!({ "type": "ping" }));
-    assert_eq!(raw(&mut socket), r#"{"type":"pong"}"#, "the connection stays");
+    assert_eq!(socket.recv_text(), r#"{"type":"pong"}"#, "the connection stays");
     let (_, greeting) = daemon.join(&id);
     assert_eq!(greeting["timer"]["state"], "expired");
     late.expect_silence(Duration::from_millis(100));
@@ -352,7 +341,7 @@ fn every_change_is_announced_word_for_word() {
     let mut changed = |action: &str, expected: &str| {
         let response = if action == "extend" { daemon.extend(&id, 20) } else { daemon.control(&id, action) };
         let timer = response.json();
-        let text = raw(&mut socket);
+        let text = socket.recv_text();
         assert_eq!(redacted(&text), expected);
         let message: Value = serde_json::from_str(&text).unwrap();
         if message["remaining_ms"].is_u64() {
@@ -374,7 +363,7 @@ fn every_change_is_announced_word_for_word() {
     changed("stop", r#"{"type":"timer_stopped","remaining_seconds":160,"elapsed_seconds":0}"#);
     assert_eq!(daemon.control(&id, "start").status, 400, "a refusal is announced to nobody");
     assert_eq!(daemon.delete(&format!("/timers/{id}")).status, 204);
-    assert_eq!(raw(&mut socket), r#"{"type":"timer_deleted"}"#);
+    assert_eq!(socket.recv_text(), r#"{"type":"timer_deleted"}"#);
     assert_eq!(socket.expect_close(), (4000, "Timer deleted".to_owned(), vec![]));
 }
 
@@ -412,7 +401,7 @@ fn questions_are_answered_word_for_word_and_change_nothing() {
         let mut ask = |text: &str| {
             socket.send_text(text);
             loop {
-                let answer = raw(&mut socket);
+                let answer = socket.recv_text();
                 if !answer.contains("timer_tick") {
                     return answer;
                 }

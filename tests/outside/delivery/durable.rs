@@ -18,27 +18,10 @@ use super::{
     Delivery, JSON, LATE_MS_MAX, NO_LIMITS, at_us, free, instant_us, items_of, kinds, next, number, on, refused,
     section, simple, strings, to, wall_ms, with, without_time,
 };
-use crate::daemon::{Daemon, Http, Response, Socket, directory, eventually, request_bytes};
+use crate::daemon::{Daemon, Dice, Http, Response, Socket, directory, eventually, request_bytes};
 
 fn sleep_ms(ms: i64) {
     std::thread::sleep(Duration::from_millis(ms.max(0).try_into().unwrap()));
-}
-
-/// A small generator (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % sides
-    }
-
-    fn below(&mut self, sides: usize) -> usize {
-        usize::try_from(self.roll(sides as u64)).unwrap()
-    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------

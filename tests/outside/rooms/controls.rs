@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use serde_json::{Value, json};
 
 use super::{
-    LATE_MS_MAX, Member, Rooms, assert_now, at_rest, checked, command, ephemeral, invalid, keys, news, raw, refused,
+    LATE_MS_MAX, Member, Rooms, assert_now, at_rest, checked, command, ephemeral, invalid, keys, news, refused,
     sleep_ms, state_of, with,
 };
 use crate::daemon::{Daemon, Socket};
@@ -132,8 +132,8 @@ fn a_change_is_told_word_for_word_to_whoever_made_it_and_to_all_others() {
     let room = anna.room.clone();
     let mut said = |message: Value| {
         anna.socket.send(message);
-        let text = raw(&mut anna.socket);
-        assert_eq!(raw(&mut bert.socket), text);
+        let text = anna.socket.recv_text();
+        assert_eq!(bert.socket.recv_text(), text);
         let value: Value = serde_json::from_str(&text).unwrap();
         (text, value["state"].clone())
     };
@@ -493,7 +493,7 @@ fn all_hear_all_changes_in_one_order() {
     let heard = |socket: &mut Socket| -> Vec<String> {
         let mut texts = Vec::new();
         while texts.len() < 80 {
-            let text = raw(socket);
+            let text = socket.recv_text();
             if text.contains("\"timer:state\"") {
                 texts.push(text);
             }

@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use tungstenite::Message;
 
 use super::{
-    Dice, LATE_MS_MAX, Member, Rooms, at_rest, checked, command, in_short, keys, news, on, refused, sleep_ms,
-    state_of, wall_ms, with,
+    LATE_MS_MAX, Member, Rooms, at_rest, checked, command, in_short, keys, news, on, refused, sleep_ms, state_of,
+    wall_ms, with,
 };
-use crate::daemon::{Daemon, Socket, directory, eventually};
+use crate::daemon::{Daemon, Dice, Socket, directory, eventually};
 
 /// How far two readings of the wall clock against the boot clock may lie apart, in milliseconds.
 const CLOCK_JITTER_MS: i64 = 20;

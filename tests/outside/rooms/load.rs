@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
-use super::{Dice, Member, Rooms, at_rest, command, on, state_of, with};
-use crate::daemon::{Daemon, Socket, directory};
+use super::{Member, Rooms, at_rest, command, on, state_of, with};
+use crate::daemon::{Daemon, Dice, Socket, directory};
 
 const ROOMS: usize = 100;
 const PEOPLE: usize = 10;

@@ -7,8 +7,8 @@ use rustix::net::sockopt;
 use serde_json::{Value, json};
 
 use super::{
-    DIGITS, Member, NOWHERE, Rooms, STATE, assert_now, checked, command, ephemeral, in_short, invalid, keys, raw,
-    refused, sleep_ms, wall_ms, with,
+    DIGITS, Member, NOWHERE, Rooms, STATE, assert_now, checked, command, ephemeral, in_short, invalid, keys, refused,
+    sleep_ms, wall_ms, with,
 };
 use crate::daemon::eventually;
 
@@ -56,7 +56,7 @@ fn whoever_creates_a_room_is_in_it_word_for_word() {
     let daemon = ephemeral(&[]);
     let mut socket = daemon.enter();
     socket.send(command("session:create"));
-    let text = raw(&mut socket);
+    let text = socket.recv_text();
     let joined: Value = serde_json::from_str(&text).unwrap();
     let (room, user) = (joined["sessionId"].as_str().unwrap(), joined["userId"].as_str().unwrap());
     assert!(is_id(room, 10), "{room}");
@@ -137,7 +137,7 @@ fn whoever_joins_is_told_everything_and_the_others_of_him_word_for_word() {
     let state = &bert.joined["state"];
     assert_eq!((checked(state), &state["revision"], &state["duration"]), ("paused", &json!(3), &json!(60)));
     let expected = r#"{"type":"session:user-joined","name":"Bert","users":[{"name":"Anna","connected":true},{"name":"Bert","connected":true}]}"#;
-    assert_eq!(raw(&mut anna.socket), expected);
+    assert_eq!(anna.socket.recv_text(), expected);
     bert.hears_nothing();
     // A third is told to both, and people that come do not raise the revision.
     let cleo = daemon.visit(&anna.room, "Cleo");
@@ -262,8 +262,8 @@ fn whoever_leaves_is_gone_at_once_and_may_go_elsewhere() {
     anna.socket.expect("session:user-joined");
     bert.socket.send(command("session:leave"));
     let expected = r#"{"type":"session:user-left","name":"Bert","users":[{"name":"Anna","connected":true}]}"#;
-    assert_eq!(raw(&mut anna.socket), expected);
-    assert_eq!(raw(&mut phone.socket), expected, "his other socket hears it, and nothing after it");
+    assert_eq!(anna.socket.recv_text(), expected);
+    assert_eq!(phone.socket.recv_text(), expected, "his other socket hears it, and nothing after it");
     assert_eq!(daemon.people(&anna.room), ["Anna"]);
     anna.control("timer:start");
     for member in [&mut bert, &mut phone] {
@@ -311,7 +311,7 @@ fn a_line_that_is_lost_is_seen_and_so_is_its_return() {
     bert.hang_up();
     let expected =
         r#"{"type":"session:presence","users":[{"name":"Anna","connected":true},{"name":"Bert","connected":false}]}"#;
-    assert_eq!(raw(&mut anna.socket), expected);
+    assert_eq!(anna.socket.recv_text(), expected);
     assert_eq!(daemon.people(&room), ["Anna", "(Bert)"]);
     let revision = anna.control("timer:start")["revision"].clone();
     let back = Member::new(daemon.enter(), with(ticket, json!({ "name": "Somebody else" })));
@@ -536,7 +536,7 @@ fn a_person_is_told_his_own_id_and_nobody_elses() {
     for member in [&mut anna, &mut bert] {
         member.socket.send(command("ping"));
         loop {
-            let text = raw(&mut member.socket);
+            let text = member.socket.recv_text();
             let pong = text.contains("pong");
             heard.push(text);
             if pong {

@@ -24,7 +24,7 @@ fn what_is_no_message_is_said_before_anything_else_and_the_connection_stays() {
     for mut socket in [outside, inside] {
         let mut ask = |text: &str| {
             socket.send_text(text);
-            super::raw(&mut socket)
+            socket.recv_text()
         };
         for text in ["", "{", "hello", "5", "null", "[]", "\"ping\"", r#"{"type":"ping"} x"#, r#"{"type":NaN}"#] {
             assert_eq!(ask(text), r#"{"type":"error","message":"Invalid JSON","code":"invalid"}"#, "{text}");

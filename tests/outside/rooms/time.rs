@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{LATE_MS_MAX, Rooms, checked, command, ephemeral, raw, sleep_ms, state_of, wall_ms};
+use super::{LATE_MS_MAX, Rooms, checked, command, ephemeral, sleep_ms, state_of, wall_ms};
 use crate::daemon::Socket;
 
 /// Seconds of a fifth: five of a room's milliseconds pass in one.
@@ -11,7 +11,7 @@ const QUICK: [&str; 2] = ["--second-ms", "200"];
 
 /// The next text of a socket, and the wall clock when it came.
 fn next(socket: &mut Socket) -> (String, i64) {
-    let text = raw(socket);
+    let text = socket.recv_text();
     (text, wall_ms())
 }
 
