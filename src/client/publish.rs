@@ -1167,7 +1167,8 @@ mod tests {
                 socket.get_ref().set_read_timeout(Some(seconds(0.3))).unwrap();
                 assert_eq!(next(socket), None, "more than the window is in flight");
                 (0..5).for_each(|_| socket.send(Message::text(OK)).unwrap());
-                // Each answer brings a line: once these are here the answers have been read, and the end overtakes none.
+                // Each answer brings a line: once these are here the answers have been read, and the end overtakes
+                // none.
                 socket.get_ref().set_read_timeout(Some(seconds(10.0))).unwrap();
                 (0..5).for_each(|_| assert!(next(socket).is_some()));
             },
